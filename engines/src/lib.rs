@@ -1,0 +1,1 @@
+//! The contract between daemon and shim, and the shim's frame.

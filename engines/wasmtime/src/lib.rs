@@ -1,0 +1,1 @@
+//! Engine settings shared by shim and compiler.

@@ -1,0 +1,1 @@
+//! Pulls, verifies, stores, unpacks, compiles and collects images.

@@ -1,0 +1,1 @@
+//! Pod networks: CNI plugins and the built-in network.
