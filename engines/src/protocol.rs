@@ -1,0 +1,211 @@
+//! What daemon and shim say to each other.
+//!
+//! One `SOCK_SEQPACKET` unix socket per shim. The daemon binds it and calls
+//! `listen`; the shim inherits it as fd 3. Each message is one JSON object of at
+//! most [`MAX_MESSAGE`] bytes; file descriptors ride along as `SCM_RIGHTS` in the
+//! order of the message's `fds` list. The daemon connects, sends one request,
+//! reads one reply and closes: a connection carries no state, so a new daemon
+//! talks to an old shim exactly as the one that started it did.
+//!
+//! ```text
+//!   daemon                                  shim (born in the pod's namespaces)
+//!     spawn  ------------------------------> joins its cgroup, waits for Create
+//!     Create + fds -----------------------> builds root, locks up, maps code, links
+//!                <------------------------- Created
+//!     Start  ----------------------------->  "go"
+//!                <------------------------- Started | StartFailed
+//!     Signal / ReopenLog / State, any time, any daemon
+//!                (exit) ------------------- exit record written, process ends
+//! ```
+//!
+//! The exit itself is never a message: the daemon sees it on a pidfd and reads
+//! the [`ExitRecord`] from the file whose fd it handed over at Create.
+//!
+//! Everything that a shim sends is hostile input to the daemon: bounded, parsed
+//! strictly, and never trusted for an identity.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of messages, spec section and exit record. A shim refuses a request
+/// of another major version with a sentence; the daemon keeps speaking every
+/// version for which a shim may still run.
+pub const VERSION: u32 = 1;
+
+/// Bytes of one message; both sides refuse more.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// File descriptors in one message (the kernel's limit is 253).
+pub const MAX_FDS: usize = 250;
+
+/// The inherited listening socket.
+pub const SOCKET_FD: i32 = 3;
+
+/// What a file descriptor sent along is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FdRole {
+    /// OCI runtime config with the `criw` section (see [`crate::spec`]), read to its end.
+    Spec,
+    /// CRI log file, opened `O_APPEND` by the daemon; absent when logging is off.
+    Log,
+    /// File that the exit record is written to, truncated and empty.
+    ExitRecord,
+    /// Detached mount that becomes the container's root.
+    Rootfs,
+    /// Detached mount for `mounts[n]` of the spec.
+    Mount(u32),
+    /// Compiled code, read-only.
+    Code,
+    /// Mount namespace that the shim starts its own from (small, see the daemon's template).
+    MountTemplate,
+    /// Mount namespace of a running container that an exec enters.
+    ContainerMounts,
+    /// Standard streams of an exec; absent ones are `/dev/null`.
+    Stdin,
+    /// See [`FdRole::Stdin`].
+    Stdout,
+    /// See [`FdRole::Stdin`].
+    Stderr,
+}
+
+/// A request of the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// First request of a shim's life; build everything up to "go".
+    Create {
+        /// [`VERSION`] of the sender.
+        version: u32,
+        /// Roles of the descriptors of this message, in order.
+        fds: Vec<FdRole>,
+    },
+    /// "go": run the guest.
+    Start,
+    /// Deliver a signal to the container's main process. With `stop` it is the
+    /// stop signal of StopContainer, and a Wasm guest ends or drains by its stop mode.
+    Signal {
+        /// Linux signal number.
+        signal: i32,
+        /// Whether this is the stop signal.
+        stop: bool,
+        /// Time until SIGKILL follows, for guests that drain.
+        grace_ms: u64,
+    },
+    /// Write the log to the descriptor sent along from now on; answered after the switch.
+    ReopenLog {
+        /// Always `[FdRole::Log]`.
+        fds: Vec<FdRole>,
+    },
+    /// Where the shim stands.
+    State,
+}
+
+/// The answer to one request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// Create succeeded.
+    Created {
+        /// Host pid of the container's main process when that is not the shim itself (runc).
+        pid: Option<i32>,
+    },
+    /// The guest runs (or its start section still computes after [`START_WAIT_MS`]).
+    Started,
+    /// The guest never ran; the shim exits with a [`ExitRecord`] that says the same.
+    StartFailed {
+        /// At most [`MAX_MESSAGE_TEXT`] bytes, meant for the user.
+        message: String,
+    },
+    /// Signal and ReopenLog.
+    Done,
+    /// Answer to State.
+    State {
+        /// Where it stands.
+        phase: Phase,
+        /// Host pid of the main process when that is not the shim itself.
+        pid: Option<i32>,
+        /// Log lines dropped because of write errors.
+        dropped_log_lines: u64,
+    },
+    /// The request failed; the text says what was tried and why.
+    Failed {
+        /// At most [`MAX_MESSAGE_TEXT`] bytes.
+        message: String,
+    },
+}
+
+/// Life of a shim as it tells itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Waits for Create.
+    Empty,
+    /// Waits for Start.
+    Created,
+    /// The guest runs.
+    Running,
+    /// The guest ended; the process follows.
+    Exited,
+}
+
+/// How long Start waits for instantiation to finish or fail before it answers Started.
+pub const START_WAIT_MS: u64 = 1000;
+
+/// Bytes of a text meant for ContainerStatus.message.
+pub const MAX_MESSAGE_TEXT: usize = 4096;
+
+/// How a container ended, written once by its shim as its last act.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Exit code as Kubernetes shows it (128+n for signals).
+    pub code: i32,
+    /// Why.
+    pub reason: ExitReason,
+    /// Text for ContainerStatus.message, at most [`MAX_MESSAGE_TEXT`] bytes.
+    #[serde(default)]
+    pub message: String,
+    /// Nanoseconds since the epoch.
+    pub finished_at: i64,
+    /// Log lines dropped because of write errors.
+    #[serde(default)]
+    pub dropped_log_lines: u64,
+}
+
+/// The reasons a shim can know. Their `Display` is ContainerStatus.reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitReason {
+    /// Exit code 0.
+    Completed,
+    /// Any other code of the guest, or a signal.
+    Error,
+    /// A Wasm trap (code 134).
+    Trap,
+    /// Invalid module, link or instantiation error (code 128).
+    StartError,
+    /// Memory limit of guest or cgroup (code 137).
+    OOMKilled,
+    /// Fuel or deadline used up (code 124).
+    DeadlineExceeded,
+}
+
+impl ExitReason {
+    /// The word in ContainerStatus.reason.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::Trap => "Trap",
+            Self::StartError => "StartError",
+            Self::OOMKilled => "OOMKilled",
+            Self::DeadlineExceeded => "DeadlineExceeded",
+        }
+    }
+}
+
+impl std::fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,165 @@
+//! What a container is, as told to its shim: an OCI runtime config (the file that
+//! runc reads, and that CDI and NRI edit) with one more top-level key, `criw`.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::Spec as OciSpec;
+use serde::{Deserialize, Serialize};
+
+/// Bytes of a spec file; a CRI request is at most 16 MiB.
+pub const MAX_SPEC: usize = 32 * 1024 * 1024;
+
+/// The `criw` section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Section {
+    /// [`crate::protocol::VERSION`].
+    pub version: u32,
+    /// Container id (64 hex digits).
+    pub container: String,
+    /// Pod sandbox id (64 hex digits).
+    pub sandbox: String,
+    /// Container or exec.
+    pub role: Role,
+    /// What the engine needs besides.
+    pub engine: EngineSection,
+}
+
+/// Why this shim exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// It is the container: it builds the root from `FdRole::Rootfs` and `FdRole::Mount`s.
+    Container,
+    /// It runs one more process in a running container: it enters `FdRole::ContainerMounts`.
+    Exec,
+}
+
+/// Facts for one kind of engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineSection {
+    /// Any Wasm engine.
+    Wasm(WasmSection),
+    /// The runc binary.
+    Runc(RuncSection),
+}
+
+/// Facts for a Wasm engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WasmSection {
+    /// Entry function of a core module when it is not `_start` (`path#export`).
+    pub export: Option<String>,
+    /// TCP addresses that are bound in the pod and handed to the guest as
+    /// preopened listening sockets after the preopened directories
+    /// (`criw.dev/listen`, as other runtimes' `--tcplisten`).
+    pub listen: Vec<String>,
+    /// Bytes of linear memory; growth past it ends the guest as OOMKilled.
+    pub memory_limit: Option<u64>,
+    /// `criw.dev/memory-grow: fail`: growth past the limit returns -1 to the guest instead.
+    pub memory_grow_fails: bool,
+    /// What the stop signal does.
+    pub stop: StopMode,
+    /// Set when there is no code to run (the compiler refused the module): told at Start.
+    pub start_error: Option<String>,
+}
+
+/// What the stop signal of a Wasm container does (`criw.dev/stop-mode`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopMode {
+    /// What fits the guest: guests with listeners drain, all others end at once.
+    #[default]
+    Auto,
+    /// End at once with 128+n.
+    Now,
+    /// Close listeners, wait for the guest within the grace.
+    Drain,
+    /// Ignore the signal, wait for the guest within the grace.
+    Grace,
+}
+
+/// Facts for the runc engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuncSection {
+    /// The runc binary (or crun, youki).
+    pub binary: PathBuf,
+    /// Its `--root`.
+    pub root: PathBuf,
+    /// Bundle directory; holds `config.json`, the shim mounts the root at `rootfs` in
+    /// a mount namespace of its own.
+    pub bundle: PathBuf,
+    /// Pass `--systemd-cgroup`.
+    pub systemd_cgroup: bool,
+}
+
+/// A whole spec.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// The OCI part.
+    pub oci: OciSpec,
+    /// Our part.
+    pub criw: Section,
+}
+
+/// Why a spec could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Longer than [`MAX_SPEC`].
+    #[error("spec of {0} bytes is over the limit of {MAX_SPEC}")]
+    TooLarge(usize),
+    /// Not JSON, or not of the form.
+    #[error("parse spec")]
+    Parse(#[source] serde_json::Error),
+    /// Written by another version.
+    #[error("spec has version {found}, this binary speaks {}", crate::protocol::VERSION)]
+    Version {
+        /// What it says.
+        found: u32,
+    },
+}
+
+impl Spec {
+    /// Parses both parts; unknown OCI keys are ignored, unknown `criw` keys refused.
+    pub fn parse(json: &[u8]) -> Result<Self, SpecError> {
+        #[derive(Deserialize)]
+        struct Ours {
+            criw: Section,
+        }
+        if json.len() > MAX_SPEC {
+            return Err(SpecError::TooLarge(json.len()));
+        }
+        // Two passes cost less than serde's `flatten`, which buffers the whole tree.
+        let criw = serde_json::from_slice::<Ours>(json)
+            .map_err(SpecError::Parse)?
+            .criw;
+        if criw.version != crate::protocol::VERSION {
+            return Err(SpecError::Version {
+                found: criw.version,
+            });
+        }
+        let oci = serde_json::from_slice(json).map_err(SpecError::Parse)?;
+        Ok(Self { oci, criw })
+    }
+
+    /// The file's bytes.
+    pub fn to_json(&self) -> Result<Vec<u8>, SpecError> {
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            #[serde(flatten)]
+            oci: &'a OciSpec,
+            criw: &'a Section,
+        }
+        let json = serde_json::to_vec(&Whole {
+            oci: &self.oci,
+            criw: &self.criw,
+        })
+        .map_err(SpecError::Parse)?;
+        if json.len() > MAX_SPEC {
+            return Err(SpecError::TooLarge(json.len()));
+        }
+        Ok(json)
+    }
+}
