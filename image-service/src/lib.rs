@@ -1,1 +1,20 @@
 //! Pulls, verifies, stores, unpacks, compiles and collects images.
+//!
+//! It knows neither CRI messages nor pods: names and credentials come in, an
+//! ordered list of layer directories and compiled code go out.
+
+mod digest;
+mod error;
+mod image;
+mod store;
+
+pub use digest::{Digest, InvalidDigest};
+pub use error::{AmbiguousId, CompileError, OpenError, PrepareError, PullError, StoreError};
+pub use image::{
+    Auth, AuthKind, Code, Config, FsUsage, Image, ImageId, ImageUser, Kind, Limits, Prepared,
+    ProcessConfig, PullRequest, Want, WasmModule,
+};
+pub use service::ImageService;
+pub use store::Hold;
+
+mod service;
