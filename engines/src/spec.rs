@@ -88,8 +88,9 @@ pub struct RuncSection {
     pub binary: PathBuf,
     /// Its `--root`.
     pub root: PathBuf,
-    /// Bundle directory; holds `config.json`, the shim mounts the root at `rootfs` in
-    /// a mount namespace of its own.
+    /// Bundle directory; holds `config.json` (this very spec). In a mount namespace of its
+    /// own the shim mounts `FdRole::Rootfs` at `rootfs` and each `FdRole::Mount(n)` at
+    /// `mounts/n`, which is what `mounts[n].source` of the spec names in that case.
     pub bundle: PathBuf,
     /// Pass `--systemd-cgroup`.
     pub systemd_cgroup: bool,

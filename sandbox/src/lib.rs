@@ -1,1 +1,14 @@
-//! Pods and the containers in them.
+//! Pods and the containers in them: state machine, record, namespaces, cgroups, stats.
+//!
+//! Must not know: CRI messages, registries, image formats, what Wasm is.
+
+pub mod container_state;
+pub mod error;
+pub mod id;
+pub mod model;
+pub mod view;
+
+pub use container_state::{ContainerState, Exit, ProcessIdentity};
+pub use error::{Error, Result};
+pub use id::{ContainerId, SandboxId};
+pub use view::{ContainerView, Event, ExecOutput, PodView};

@@ -1,1 +1,117 @@
-fn main() {}
+//! Pid 1 of a pod whose containers share one PID namespace. It keeps the namespace
+//! alive, lets the kernel reap what is orphaned there, and does nothing else.
+//!
+//! It exists once in every such pod for the pod's whole life, so it must cost some
+//! pages, not some hundred kilobytes: nothing of std or libc is used, and build.rs
+//! links neither. (`no_std` would say so too, but then every build with unwinding
+//! panics, clippy's and the tests' included, is an error.) It ends by SIGKILL only;
+//! everything in the namespace ends with it.
+
+#![no_main]
+#![allow(
+    unsafe_code,
+    reason = "without libc the program entry and the system calls are ours to write"
+)]
+
+use core::arch::{asm, naked_asm};
+
+const WRITE: usize = 1;
+const RT_SIGACTION: usize = 13;
+const RT_SIGPROCMASK: usize = 14;
+const PAUSE: usize = 34;
+const GETPID: usize = 39;
+const EXIT: usize = 60;
+const CHDIR: usize = 80;
+const PRCTL: usize = 157;
+const CLOSE_RANGE: usize = 436;
+
+const SIGCHLD: usize = 17;
+const SIG_IGN: usize = 1;
+const SIG_SETMASK: usize = 2;
+const PR_SET_DUMPABLE: usize = 4;
+const PR_SET_NAME: usize = 15;
+/// Bytes of the kernel's signal set.
+const SIGSET_SIZE: usize = 8;
+
+/// `struct kernel_sigaction` of x86_64.
+#[repr(C)]
+struct SigAction {
+    handler: usize,
+    flags: usize,
+    restorer: usize,
+    mask: u64,
+}
+
+/// # Safety
+/// The arguments must be what the call numbered `number` expects; pointers among
+/// them must be valid for as long as the kernel uses them.
+unsafe fn syscall(number: usize, a: usize, b: usize, c: usize, d: usize) -> isize {
+    let result;
+    // SAFETY: the kernel's calling convention: it changes rax, rcx and r11 only.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            in("r10") d,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// Where the kernel enters: the stack is aligned to 16 bytes, as no function expects.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+extern "C" fn _start() -> ! {
+    naked_asm!("xor ebp, ebp", "call {main}", "ud2", main = sym main)
+}
+
+extern "C" fn main() -> ! {
+    // SAFETY: each call gets the numbers and pointers that its manual page names;
+    // all pointers are to constants or to locals that outlive the call.
+    unsafe {
+        if syscall(GETPID, 0, 0, 0, 0) != 1 {
+            let text =
+                b"criw-init: not pid 1: start it as the first process of a new PID namespace\n";
+            syscall(WRITE, 2, text.as_ptr() as usize, text.len(), 0);
+            syscall(EXIT, 1, 0, 0, 0);
+        }
+        // With SIGCHLD ignored the kernel reaps orphans itself, also those that
+        // were zombies before they came here: no wake-up, no race.
+        let ignore = SigAction {
+            handler: SIG_IGN,
+            flags: 0,
+            restorer: 0,
+            mask: 0,
+        };
+        syscall(
+            RT_SIGACTION,
+            SIGCHLD,
+            &raw const ignore as usize,
+            0,
+            SIGSET_SIZE,
+        );
+        let all = u64::MAX;
+        syscall(
+            RT_SIGPROCMASK,
+            SIG_SETMASK,
+            &raw const all as usize,
+            0,
+            SIGSET_SIZE,
+        );
+        // Containers of the pod see this process: its /proc directory, and with it
+        // its root and descriptors, is for those who may ptrace everything.
+        syscall(PRCTL, PR_SET_DUMPABLE, 0, 0, 0);
+        syscall(PRCTL, PR_SET_NAME, c"criw-init".as_ptr() as usize, 0, 0);
+        syscall(CHDIR, c"/".as_ptr() as usize, 0, 0, 0);
+        syscall(CLOSE_RANGE, 0, u32::MAX as usize, 0, 0);
+        loop {
+            syscall(PAUSE, 0, 0, 0, 0);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What a caller asks for: plain data of our own, free of CRI types, written into
+//! the records as it is. Whoever builds these values has already resolved them:
+//! users are numbers, argv is final, images are lists of layer directories.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::ContainerId;
+
+/// Labels and annotations, byte-exact over daemon restarts.
+pub type Map = BTreeMap<String, String>;
+
+/// A pod sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PodSpec {
+    /// metadata.name
+    pub name: String,
+    /// metadata.uid
+    pub uid: String,
+    /// metadata.namespace
+    pub namespace: String,
+    /// metadata.attempt
+    pub attempt: u32,
+    /// Empty only with the node's network.
+    pub hostname: String,
+    /// Parent of the containers' log paths; `None` = logging off.
+    pub log_directory: Option<PathBuf>,
+    /// `None`: copy the host's resolv.conf.
+    pub dns: Option<Dns>,
+    /// Every declared port; those with `host_port` 0 need nothing.
+    pub ports: Vec<PortMapping>,
+    /// Echoed unchanged.
+    pub labels: Map,
+    /// Echoed unchanged.
+    pub annotations: Map,
+    /// Runtime handler as requested ("" included).
+    pub handler: String,
+    /// Parent of the containers' cgroup leaves as the kubelet names it; `None` = our own.
+    pub cgroup_parent: Option<String>,
+    /// Keys with dots.
+    pub sysctls: Map,
+    /// Which namespaces the pod has of its own.
+    pub namespaces: NamespaceModes,
+    /// Containers may be privileged.
+    pub privileged: bool,
+    /// Informational sum, echoed.
+    pub resources: Option<Resources>,
+    /// Informational, echoed.
+    pub overhead: Option<Resources>,
+}
+
+/// DNS settings for resolv.conf, in the order search, nameserver, options.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// nameserver lines
+    pub servers: Vec<String>,
+    /// search line
+    pub searches: Vec<String>,
+    /// options line
+    pub options: Vec<String>,
+}
+
+/// A port that the pod declares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// tcp, udp or sctp
+    pub protocol: String,
+    /// In the pod.
+    pub container_port: u16,
+    /// On the node, 0 = none.
+    pub host_port: u16,
+    /// Node address, "" = all.
+    pub host_ip: String,
+}
+
+/// Namespace modes of a pod or container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceModes {
+    /// Network.
+    pub network: Scope,
+    /// System V IPC and /dev/shm.
+    pub ipc: Scope,
+    /// Process ids.
+    pub pid: PidMode,
+}
+
+/// Own by the pod, or the node's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// The pod's own.
+    Pod,
+    /// The node's.
+    Node,
+}
+
+/// Whose process ids a container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PidMode {
+    /// Its own (kubelet's default).
+    Container,
+    /// All of the pod's (shareProcessNamespace; needs an init).
+    Pod,
+    /// The node's.
+    Node,
+    /// Those of another container of the pod (ephemeral debug containers).
+    Target(ContainerId),
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// metadata.name
+    pub name: String,
+    /// metadata.attempt
+    pub attempt: u32,
+    /// Echoed unchanged.
+    pub labels: Map,
+    /// Echoed unchanged.
+    pub annotations: Map,
+    /// Names of its image.
+    pub image: ImageNames,
+    /// Relative to the pod's log directory; `None` = logging off.
+    pub log_path: Option<PathBuf>,
+    /// Keep stdin open.
+    pub stdin: bool,
+    /// Close stdin after the first attached client.
+    pub stdin_once: bool,
+    /// Terminal.
+    pub tty: bool,
+    /// Linux number of the effective stop signal.
+    pub stop_signal: i32,
+    /// The first process.
+    pub process: Process,
+    /// CRI mounts exactly as asked, in the order asked.
+    pub mounts: Vec<Mount>,
+    /// Devices of the host.
+    pub devices: Vec<Device>,
+    /// Limits.
+    pub resources: Resources,
+    /// All capabilities, all devices, nothing masked.
+    pub privileged: bool,
+    /// readOnlyRootFilesystem
+    pub readonly_rootfs: bool,
+    /// Paths hidden from a Linux container.
+    pub masked_paths: Vec<String>,
+    /// Paths read-only in a Linux container.
+    pub readonly_paths: Vec<String>,
+    /// Process id namespace.
+    pub pid: PidMode,
+    /// Layer directories of the image, lowest first; empty for an artifact.
+    pub lowers: Vec<PathBuf>,
+    /// Which engine runs it and what that needs.
+    pub engine: EngineSpec,
+}
+
+/// How the image of a container is named in status answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageNames {
+    /// ImageSpec.image for status: a tag if the image has one.
+    pub image: String,
+    /// ImageSpec.user_specified_image.
+    pub user_specified: String,
+    /// ImageSpec.annotations
+    pub annotations: Map,
+    /// Repo digest if any, else the id.
+    pub image_ref: String,
+    /// Equals Image.id.
+    pub image_id: String,
+}
+
+/// The first process of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// argv, never empty.
+    pub args: Vec<String>,
+    /// `KEY=value`, later ones won already.
+    pub env: Vec<String>,
+    /// Absolute.
+    pub cwd: String,
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplemental groups, the primary included where status shows it.
+    pub groups: Vec<u32>,
+    /// `CAP_…` names of bounding, effective and permitted sets.
+    pub capabilities: Vec<String>,
+    /// Ambient and inheritable sets.
+    pub ambient: Vec<String>,
+    /// no_new_privs
+    pub no_new_privs: bool,
+    /// Seccomp of a Linux container.
+    pub seccomp: Seccomp,
+    /// AppArmor profile of a Linux container, `None` = none.
+    pub apparmor: Option<String>,
+    /// SELinux process label.
+    pub selinux: Option<String>,
+}
+
+/// Seccomp profile of a Linux container. Wasm shims have their own, always.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seccomp {
+    /// No filter.
+    #[default]
+    Unconfined,
+    /// The daemon's default profile.
+    RuntimeDefault,
+    /// A profile file on the node.
+    Localhost(PathBuf),
+}
+
+/// One CRI mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where the container sees it.
+    pub container_path: String,
+    /// What of the host; created as a directory when missing.
+    pub host_path: PathBuf,
+    /// Read-only.
+    pub readonly: bool,
+    /// Read-only with everything below; needs `readonly` and private propagation.
+    pub recursive_read_only: bool,
+    /// Propagation.
+    pub propagation: Propagation,
+    /// Ask for SELinux relabelling.
+    pub selinux_relabel: bool,
+}
+
+/// Mount propagation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Propagation {
+    /// rprivate
+    #[default]
+    Private,
+    /// rslave
+    HostToContainer,
+    /// rshared
+    Bidirectional,
+}
+
+/// One device of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Path in the container.
+    pub container_path: String,
+    /// Path on the host; a device, a symlink to one, or a directory of them.
+    pub host_path: PathBuf,
+    /// Of "rwm".
+    pub permissions: String,
+}
+
+/// Resource limits; `None`, 0 or "" = unset (kubelet sends zeros).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// microseconds
+    pub cpu_period: i64,
+    /// microseconds per period, -1 = unlimited
+    pub cpu_quota: i64,
+    /// relative weight, at least 2
+    pub cpu_shares: i64,
+    /// bytes
+    pub memory_limit: i64,
+    /// memory + swap, bytes
+    pub memory_swap_limit: i64,
+    /// -1000..=1000
+    pub oom_score_adj: i64,
+    /// list format
+    pub cpuset_cpus: String,
+    /// list format
+    pub cpuset_mems: String,
+    /// page size ("2MB") and limit in bytes
+    pub hugepage_limits: Vec<(String, u64)>,
+    /// cgroup v2 files
+    pub unified: Map,
+}
+
+/// Which engine runs a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineSpec {
+    /// A Wasm engine by name (`wasmtime`, …): the shim `criw-shim-<name>`.
+    Wasm {
+        /// Engine name.
+        engine: String,
+        /// Facts for it.
+        section: criw_engines::spec::WasmSection,
+    },
+    /// The runc binary.
+    Runc,
+}
