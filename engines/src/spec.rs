@@ -115,7 +115,10 @@ pub enum SpecError {
     #[error("parse spec")]
     Parse(#[source] serde_json::Error),
     /// Written by another version.
-    #[error("spec has version {found}, this binary speaks {}", crate::protocol::VERSION)]
+    #[error(
+        "spec has version {found}, this binary speaks {}",
+        crate::protocol::VERSION
+    )]
     Version {
         /// What it says.
         found: u32,

@@ -1,0 +1,127 @@
+//! The system calls for which no safe wrapper exists. The only module of this
+//! crate that may use `unsafe`; nothing here decides anything.
+#![allow(
+    unsafe_code,
+    reason = "posix_spawn, unshare, dup3 over a live descriptor and seccomp have no safe wrapper"
+)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use rustix::thread::UnshareFlags;
+
+/// `unshare(2)` for namespaces of the calling thread.
+pub(crate) fn unshare_namespaces(flags: UnshareFlags) -> io::Result<()> {
+    debug_assert!(!flags.contains(UnshareFlags::FILES));
+    // SAFETY: only CLONE_FILES can break descriptors of other threads, and no caller passes it.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(Into::into)
+}
+
+/// Spawns `program` with `argv`, an empty environment, its own session, default
+/// signals, and exactly these descriptors from 0 on. Everything else is closed
+/// in the child, so a descriptor that some library forgot to mark does not leak.
+///
+/// It is `posix_spawn`: a vfork-like clone whose cost does not grow with the caller.
+pub(crate) fn spawn(
+    program: &CString,
+    argv: &[CString],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<i32> {
+    let mut argv: Vec<*mut libc::c_char> = argv.iter().map(|arg| arg.as_ptr().cast_mut()).collect();
+    argv.push(ptr::null_mut());
+    let envp = [ptr::null_mut::<libc::c_char>()];
+    let first_free = i32::try_from(descriptors.len()).map_err(io::Error::other)?;
+
+    // Sources must lie above all targets, or one dup2 would overwrite the next one's source.
+    let mut sources = Vec::with_capacity(descriptors.len());
+    for descriptor in descriptors {
+        sources.push(rustix::io::fcntl_dupfd_cloexec(descriptor, first_free)?);
+    }
+
+    let mut actions = std::mem::MaybeUninit::<libc::posix_spawn_file_actions_t>::uninit();
+    let mut attributes = std::mem::MaybeUninit::<libc::posix_spawnattr_t>::uninit();
+    let mut pid: libc::pid_t = 0;
+    // SAFETY: both objects are initialised before use and destroyed once; every
+    // pointer stays valid during the call; the child runs only glibc's own code until exec.
+    unsafe {
+        check(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
+        if let Err(error) = check(libc::posix_spawnattr_init(attributes.as_mut_ptr())) {
+            libc::posix_spawn_file_actions_destroy(actions.as_mut_ptr());
+            return Err(error);
+        }
+        let result = (|| {
+            for (target, source) in (0..).zip(&sources) {
+                check(libc::posix_spawn_file_actions_adddup2(
+                    actions.as_mut_ptr(),
+                    source.as_raw_fd(),
+                    target,
+                ))?;
+            }
+            check(libc::posix_spawn_file_actions_addclosefrom_np(
+                actions.as_mut_ptr(),
+                first_free,
+            ))?;
+            let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(none.as_mut_ptr());
+            libc::sigfillset(all.as_mut_ptr());
+            check(libc::posix_spawnattr_setsigmask(
+                attributes.as_mut_ptr(),
+                none.as_ptr(),
+            ))?;
+            check(libc::posix_spawnattr_setsigdefault(
+                attributes.as_mut_ptr(),
+                all.as_ptr(),
+            ))?;
+            let flags = libc::POSIX_SPAWN_SETSIGMASK
+                | libc::POSIX_SPAWN_SETSIGDEF
+                | i32::from(libc::POSIX_SPAWN_SETSID);
+            check(libc::posix_spawnattr_setflags(
+                attributes.as_mut_ptr(),
+                flags as libc::c_short,
+            ))?;
+            check(libc::posix_spawn(
+                &mut pid,
+                program.as_ptr(),
+                actions.as_ptr(),
+                attributes.as_ptr(),
+                argv.as_ptr(),
+                envp.as_ptr(),
+            ))
+        })();
+        libc::posix_spawnattr_destroy(attributes.as_mut_ptr());
+        libc::posix_spawn_file_actions_destroy(actions.as_mut_ptr());
+        result?;
+    }
+    Ok(pid)
+}
+
+/// The posix_spawn family returns the error number instead of setting errno.
+fn check(code: libc::c_int) -> io::Result<()> {
+    match code {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Takes ownership of a descriptor inherited over exec, or says that it is not open.
+pub(crate) fn inherited(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only asks.
+    if unsafe { libc::fcntl(descriptor, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and the caller asks for each inherited number once, at start.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Puts the file behind `new` under the number of `old`, atomically for every
+/// thread that writes to `old` at that moment.
+pub(crate) fn replace(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both are open; the number of `old` stays owned by its owner.
+    if unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
