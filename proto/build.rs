@@ -5,8 +5,6 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use prost::Message as _;
-
 /// Where imports are looked up, relative to this crate.
 const INCLUDE: &str = "proto";
 const CRI: &str = "runtime/v1/cri.proto";
@@ -15,21 +13,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={INCLUDE}");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo did not set OUT_DIR")?);
 
-    let set = protox::compile([CRI], [INCLUDE])?;
-
-    // The embedded copy is for comparing and reflection; source positions and
-    // comments would make it several times larger.
-    let mut bare = set.clone();
-    for file in &mut bare.file {
-        file.source_code_info = None;
-    }
+    // Encoded by protox, because a round trip through prost's own descriptor types
+    // drops options that those do not know. Without source positions and comments,
+    // which would make it several times larger.
+    let encoded = protox::Compiler::new([INCLUDE])?
+        .open_file(CRI)?
+        .encode_file_descriptor_set();
     let path = out.join("descriptor.bin");
-    std::fs::write(&path, bare.encode_to_vec())
-        .map_err(|error| format!("write {}: {error}", path.display()))?;
+    std::fs::write(&path, encoded).map_err(|error| format!("write {}: {error}", path.display()))?;
 
     tonic_prost_build::configure()
         // Registry credentials: lib.rs prints them redacted.
         .skip_debug(["runtime.v1.AuthConfig"])
-        .compile_fds(set)?;
+        .compile_fds(protox::compile([CRI], [INCLUDE])?)?;
     Ok(())
 }

@@ -21,8 +21,7 @@ pub mod v1 {
 
 /// The encoded `google.protobuf.FileDescriptorSet` of all that [`v1`] contains,
 /// without source positions.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
 /// Says which credentials are there but never what they are, because whole
 /// requests are logged at debug level.
