@@ -15,8 +15,10 @@
 //! ```
 
 pub mod client;
+pub mod log;
 pub mod message;
 pub mod protocol;
 pub mod record;
+pub mod server;
 pub mod spec;
 mod sys;
