@@ -4,6 +4,7 @@
 
 pub mod container_state;
 pub mod error;
+pub mod host;
 pub mod id;
 pub mod model;
 pub mod view;
