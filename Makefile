@@ -1,0 +1,149 @@
+# Everything is built into build/, from three target directories, because cargo unites
+# the features and flags of what one call builds:
+#   target/           daemon, tests, runc's shim
+#   target/static     programs that enter a pod: static, without a compiler, panic=abort
+#   target/compiler   criw-compile, the only program with Cranelift in it
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# cargo and go use all cores themselves
+.NOTPARALLEL:
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+# CI sets --locked: a lock file that does not fit is an error there
+LOCKED ?=
+
+BUILD := $(CURDIR)/build
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+BIN := $(BUILD)/bin
+LIBEXEC := $(BUILD)/libexec/criw
+TOOLS := $(BUILD)/tools
+GUESTS := $(BUILD)/guests
+
+# What tests, demo and bench run is what was built here.
+export CRIW_BUILD_DIR := $(BUILD)
+export CARGO_TARGET_DIR := $(TARGET)
+
+TRIPLE := x86_64-unknown-linux-gnu
+STATIC_FLAGS := -C target-feature=+crt-static -C panic=abort
+STATIC := $(TARGET)/static
+COMPILER := $(TARGET)/compiler
+# sums up the steps of a test run
+STEP := tests/scripts/test.sh
+
+CRI_TOOLS := 1.36.0
+CARGO_DENY := 0.20.2
+
+# -C: a binary that did not change keeps its time stamp
+PUT := install -C -D -m 755
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: deps
+deps: ## install what building and testing need (apt; nothing is removed, no service started)
+	@tests/scripts/deps.sh
+
+.PHONY: build
+build: daemon shims guests crictl ## everything into build/
+
+.PHONY: daemon
+daemon: ## criw, runc's shim and the test tools
+	cargo build --release $(LOCKED)
+	$(PUT) $(TARGET)/release/criw $(BIN)/criw
+	$(PUT) $(TARGET)/release/criw-shim-runc $(LIBEXEC)/criw-shim-runc
+	$(PUT) $(TARGET)/release/criw-bench $(BIN)/criw-bench
+	$(PUT) $(TARGET)/release/push-image $(TOOLS)/push-image
+
+.PHONY: shims
+shims: static compiler ## the Wasmtime shim, its compiler, the pod init
+
+# --target keeps the flags away from build scripts and procedural macros.
+.PHONY: static
+static:
+	RUSTFLAGS="$(STATIC_FLAGS)" cargo build --release $(LOCKED) --target-dir $(STATIC) --target $(TRIPLE) \
+		-p criw-shim-wasmtime --bin criw-shim-wasmtime
+	RUSTFLAGS="$(STATIC_FLAGS)" cargo build --release $(LOCKED) --target-dir $(STATIC) --target $(TRIPLE) \
+		-p criw-init --bin criw-init
+	$(PUT) $(STATIC)/$(TRIPLE)/release/criw-shim-wasmtime $(LIBEXEC)/criw-shim-wasmtime
+	$(PUT) $(STATIC)/$(TRIPLE)/release/criw-init $(LIBEXEC)/criw-init
+
+.PHONY: compiler
+compiler:
+	cargo build --release $(LOCKED) --target-dir $(COMPILER) \
+		-p criw-shim-wasmtime --bin criw-compile --features compiler
+	$(PUT) $(COMPILER)/release/criw-compile $(LIBEXEC)/criw-compile
+
+.PHONY: guests
+guests: ## the C guests of the tests and the demo
+	tests/guests/build.sh $(GUESTS)
+
+.PHONY: crictl
+crictl: ## crictl of the pinned cri-tools
+	cd critest && CGO_ENABLED=0 go build -trimpath -o $(TOOLS)/crictl \
+		-ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(CRI_TOOLS)" \
+		sigs.k8s.io/cri-tools/cmd/crictl
+
+.PHONY: critest-bin
+critest-bin: ## critest of the pinned cri-tools
+	cd critest && CGO_ENABLED=0 go test -c -trimpath -o $(TOOLS)/critest \
+		-ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(CRI_TOOLS)" \
+		sigs.k8s.io/cri-tools/cmd/critest
+
+# Limits are in seconds and generous: they end a hang, they do not measure.
+.PHONY: test
+test: ## build all, run every test, print the sum
+	@$(STEP) begin
+	@$(STEP) step deps 900 tests/scripts/deps.sh
+	@$(STEP) step daemon 1800 $(MAKE) --no-print-directory daemon
+	@$(STEP) step static 1800 $(MAKE) --no-print-directory static
+	@$(STEP) step compiler 1800 $(MAKE) --no-print-directory compiler
+	@$(STEP) step guests 300 $(MAKE) --no-print-directory guests
+	@$(STEP) step crictl 900 $(MAKE) --no-print-directory crictl
+	@$(STEP) step cargo-test 2400 cargo test --release $(LOCKED) --no-fail-fast
+	@$(STEP) step init-test 900 cargo test --release $(LOCKED) --no-fail-fast -p criw-init
+	@$(STEP) step wasmtime-test 1800 cargo test --release $(LOCKED) --no-fail-fast \
+		--target-dir $(COMPILER) -p criw-shim-wasmtime --features compiler
+	@$(STEP) step go-test 900 go test -C critest -count=1 -v ./descriptor
+	@$(STEP) end
+
+.PHONY: lint
+lint: deps deny ## rustfmt, clippy, gofmt, go vet, cargo deny
+	cargo fmt --all --check
+	cargo clippy --release $(LOCKED) --all-targets -- -D warnings
+	cargo clippy --release $(LOCKED) -p criw-init -- -D warnings
+	cargo clippy --release $(LOCKED) --target-dir $(COMPILER) -p criw-shim-wasmtime --features compiler \
+		--all-targets -- -D warnings
+	unformatted=$$(gofmt -l critest); [ -z "$$unformatted" ] || { echo "gofmt these: $$unformatted" >&2; exit 1; }
+	go vet -C critest ./...
+
+.PHONY: deny
+deny: $(if $(shell type -P cargo-deny),,$(TOOLS)/bin/cargo-deny) ## licenses, banned crates and sources of all dependencies
+	PATH="$(TOOLS)/bin:$$PATH" cargo deny --locked check bans licenses sources
+
+# Unoptimised: it runs for seconds, and optimising it takes minutes.
+$(TOOLS)/bin/cargo-deny:
+	CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		CARGO_PROFILE_RELEASE_DEBUG=false \
+		cargo install cargo-deny --version $(CARGO_DENY) --locked --root $(TOOLS) --target-dir $(TARGET)/tools
+
+.PHONY: demo
+demo: deps build ## a tour: Wasm and Linux containers in pods, by crictl
+	tests/demo.sh
+
+.PHONY: bench
+bench: deps build ## figures of the main steps, p50 and p99
+	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench
+
+.PHONY: install
+install: daemon shims ## into $(DESTDIR)$(PREFIX)
+	install -D -m 755 $(BIN)/criw $(DESTDIR)$(PREFIX)/bin/criw
+	for program in criw-shim-wasmtime criw-shim-runc criw-compile criw-init; do \
+		install -D -m 755 $(LIBEXEC)/$$program $(DESTDIR)$(PREFIX)/libexec/criw/$$program; \
+	done
+
+.PHONY: clean
+clean: ## remove build/ and the target directories
+	rm -rf $(BUILD) $(TARGET)

@@ -1,0 +1,176 @@
+#!/bin/bash
+# Makes sure that everything `make build` and `make test` need is on this machine.
+#
+# Nothing is touched when all is there. What is missing is installed by apt, after a
+# simulation: an install that would remove a package is refused. No service is started,
+# neither during the install nor at the next boot.
+# The Rust and Go toolchains are expected to be there: distributions carry older ones
+# than this project needs.
+set -euo pipefail
+
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+POLICY=/usr/sbin/policy-rc.d
+POLICY_MARK='# placed by criw make deps for the time of one install'
+
+missing=() # what is not there, in words
+packages=() # Debian packages that bring it
+
+fail() {
+    echo "make deps: $*" >&2
+    exit 1
+}
+
+list() {
+    local IFS=,
+    local all="$*"
+    echo "${all//,/, }"
+}
+
+have() { type -P "$1" >/dev/null; }
+
+# need WHAT PACKAGE...: notes that WHAT is missing
+need() {
+    missing+=("$1")
+    shift
+    packages+=("$@")
+}
+
+need_command() { have "$1" || need "$1" "$2"; }
+
+# first_file FILE...: true if one of the files exists (globs that match nothing stay words)
+first_file() {
+    local file
+    for file in "$@"; do
+        [ -e "$file" ] && return 0
+    done
+    return 1
+}
+
+has_cni_plugins() {
+    local dir plugin dirs
+    IFS=: read -ra dirs <<<"${CNI_PATH:-/opt/cni/bin:/usr/lib/cni:/usr/libexec/cni}"
+    for dir in "${dirs[@]}"; do
+        for plugin in bridge host-local portmap loopback; do
+            [ -x "$dir/$plugin" ] || continue 2
+        done
+        return 0
+    done
+    return 1
+}
+
+check_toolchains() {
+    have cargo && have rustc ||
+        fail "cargo and rustc are not on PATH; install Rust 1.95 or newer (rustup.rs), then run again"
+    have go ||
+        fail "go is not on PATH; install Go 1.26.2 or newer (go.dev/dl), then run again"
+}
+
+check_programs() {
+    # cargo links with cc; the static shim needs libc.a
+    need_command cc gcc
+    first_file /usr/lib/x86_64-linux-gnu/libc.a /usr/lib64/libc.a || need libc.a libc6-dev
+    need_command make make
+
+    # what pods run on
+    need_command runc runc
+    has_cni_plugins || need "CNI plugins" containernetworking-plugins
+    need_command nft nftables
+    need_command iptables iptables # the CNI plugins' port mappings and masquerade
+    need_command ip iproute2
+    need_command nsenter util-linux
+
+    # where the tests pull from
+    need_command docker-registry docker-registry
+
+    # C guests
+    need_command clang clang
+    need_command wasm-ld lld
+    first_file /usr/lib/wasm32-wasi/libc.a ||
+        need "wasi-libc" wasi-libc
+    first_file /usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a \
+        /usr/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a ||
+        need "clang's runtime for wasm32" libclang-rt-VERSION-dev-wasm32
+}
+
+# The package of clang's wasm32 runtime carries clang's major version in its name.
+name_clang_runtime() {
+    [[ "${packages[*]}" == *VERSION* ]] || return 0
+    local version i
+    if have clang; then
+        version=$(clang -dumpversion)
+    else
+        version=$(apt-cache policy clang | sed -n 's/^ *Candidate: \(.*:\)\?\([0-9]*\).*/\2/p')
+    fi
+    version=${version%%.*}
+    [ -n "$version" ] || fail "apt knows no package clang; check its sources, run apt-get update, then run again"
+    for i in "${!packages[@]}"; do
+        packages[i]=${packages[i]/VERSION/$version}
+    done
+}
+
+# Debian's maintainer scripts ask this program before they start a service; 101 is "no".
+forbid_service_starts() {
+    # One left by a run that was killed is ours to remove.
+    if [ -e "$POLICY" ] && ! grep -qxF "$POLICY_MARK" "$POLICY"; then
+        local answer=0
+        "$POLICY" docker-registry start >/dev/null 2>&1 || answer=$?
+        [ "$answer" = 101 ] ||
+            fail "$POLICY exists and lets services start; install by hand with the line above"
+        return
+    fi
+    trap 'rm -f "$POLICY"' EXIT
+    printf '%s\n' '#!/bin/sh' "$POLICY_MARK" 'exit 101' >"$POLICY"
+    chmod 755 "$POLICY"
+}
+
+install_packages() {
+    echo "missing: $(list "${missing[@]}")"
+    if [ "$(id -u)" = 0 ]; then
+        # Lists may be stale or not there at all; without a network the old ones may still do.
+        apt-get -q update || echo "make deps: apt-get update failed, trying with the lists that are there" >&2
+    fi
+    name_clang_runtime
+    local line="apt-get install --no-install-recommends ${packages[*]}"
+    echo "installing with: $line"
+    [ "$(id -u)" = 0 ] || fail "not root; run the line above as root, then run again"
+
+    local simulation removed
+    simulation=$(apt-get -s install --no-install-recommends "${packages[@]}") ||
+        fail "apt cannot install these packages: ${packages[*]}"
+    removed=$(awk '$1 == "Remv" {print $2}' <<<"$simulation")
+    [ -z "$removed" ] ||
+        fail "refused: the install would remove $(list $removed); solve that by hand, then run again"
+
+    local had_registry=no
+    have docker-registry && had_registry=yes
+    forbid_service_starts
+    # needrestart would restart services of its own accord
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
+        apt-get -q -y --no-remove install --no-install-recommends "${packages[@]}" </dev/null
+    # its package enables the service for the next boot
+    if [ "$had_registry" = no ] && have docker-registry && have systemctl; then
+        systemctl disable docker-registry.service
+    fi
+}
+
+# check: fills missing and packages anew
+check() {
+    missing=()
+    packages=()
+    check_programs
+}
+
+check_toolchains
+check
+[ "${#missing[@]}" = 0 ] && exit 0
+
+have apt-get ||
+    fail "missing: $(list "${missing[@]}"); this machine has no apt, install them by hand"
+# Two runs at once would both place and remove the policy; the second finds all done.
+exec 9<"$0"
+flock 9
+check
+[ "${#missing[@]}" = 0 ] && exit 0
+install_packages
+check
+[ "${#missing[@]}" = 0 ] || fail "still missing after the install: $(list "${missing[@]}")"
