@@ -33,7 +33,9 @@ pub(crate) fn connect_host(
     ip: Ipv4Addr,
     gateway: Ipv4Addr,
 ) -> Result<(), NetError> {
-    let mut peer = up(0);
+    // The kernel refuses to create the peer up (ENOTCONN): it is brought up
+    // from inside.
+    let mut peer = LinkMessage::default();
     peer.attributes = vec![
         LinkAttribute::IfName(pod_end.into()),
         LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()),
@@ -83,6 +85,11 @@ pub(crate) fn connect_pod(pod_end: &str, ip: Ipv4Addr, gateway: Ipv4Addr) -> Res
         RouteNetlinkMessage::SetLink(up(LOOPBACK)),
         0,
         "bring up lo in the pod",
+    );
+    batch.route(
+        RouteNetlinkMessage::SetLink(up(index)),
+        0,
+        format!("bring up {pod_end} in the pod"),
     );
     batch.route(
         RouteNetlinkMessage::NewAddress(address(index, ip)),
