@@ -6,6 +6,7 @@
 //! that ends afterwards ([`on_fresh_thread`]).
 
 pub mod boot;
+pub mod cgroup;
 pub mod oom_score;
 pub mod pins;
 pub mod shm;

@@ -1,0 +1,172 @@
+//! cgroup v1: file names, the order in which limits may be written, counters.
+
+use std::path::Path;
+
+use super::CgroupUsage;
+use super::write::{keyed, number, one, read};
+use crate::error::{Error, Result};
+use crate::model::Resources;
+
+pub(super) const MEMORY_LIMIT: &str = "memory.limit_in_bytes";
+pub(super) const MEMSW_LIMIT: &str = "memory.memsw.limit_in_bytes";
+const PERIOD: &str = "cpu.cfs_period_us";
+
+/// What stands in files whose order of writing depends on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Current {
+    /// Limit of memory and swap; `None` when the kernel does not account swap.
+    pub(super) memsw: Option<u64>,
+    /// CFS period.
+    pub(super) period: u64,
+}
+
+impl Current {
+    /// Of a leaf just made.
+    pub(super) fn fresh(memsw: bool) -> Self {
+        Self {
+            memsw: memsw.then_some(u64::MAX),
+            period: 100_000,
+        }
+    }
+
+    pub(super) fn read(memory: &Path, cpu: &Path, memsw: bool) -> Result<Self> {
+        Ok(Self {
+            memsw: match memsw {
+                true => Some(number(&memory.join(MEMSW_LIMIT))?),
+                false => None,
+            },
+            period: number(&cpu.join(PERIOD))?,
+        })
+    }
+}
+
+/// Controller, file and value of each write, in an order that the kernel accepts.
+pub(super) fn plan(
+    resources: &Resources,
+    current: &Current,
+) -> Result<Vec<(&'static str, String, String)>> {
+    if let Some(file) = resources.unified.keys().next() {
+        return Err(Error::Invalid(format!(
+            "resource {file} needs cgroup v2, and this node has the controllers in cgroup v1"
+        )));
+    }
+    let mut writes = Vec::new();
+    cpu(resources, current, &mut writes);
+    memory(resources, current, &mut writes);
+    let mut text = |controller, file: &str, value: &str| {
+        if !value.is_empty() {
+            writes.push((controller, file.to_owned(), value.to_owned()));
+        }
+    };
+    text("cpuset", "cpuset.cpus", &resources.cpuset_cpus);
+    text("cpuset", "cpuset.mems", &resources.cpuset_mems);
+    for (size, limit) in resources
+        .hugepage_limits
+        .iter()
+        .filter(|(_, limit)| *limit > 0)
+    {
+        super::v2::check_page_size(size)?;
+        writes.push((
+            "hugetlb",
+            format!("hugetlb.{size}.limit_in_bytes"),
+            limit.to_string(),
+        ));
+    }
+    Ok(writes)
+}
+
+type Writes = Vec<(&'static str, String, String)>;
+
+fn cpu(resources: &Resources, current: &Current, writes: &mut Writes) {
+    let mut put = |file: &str, value: i64| {
+        if value != 0 {
+            writes.push(("cpu", file.to_owned(), value.to_string()));
+        }
+    };
+    put("cpu.shares", resources.cpu_shares);
+    let quota = ("cpu.cfs_quota_us", resources.cpu_quota);
+    let period = (PERIOD, resources.cpu_period);
+    // Between the two writes the share of a CPU must not exceed the parent's: a
+    // shorter period comes after its quota, a longer one before.
+    let shrinks = u64::try_from(resources.cpu_period).is_ok_and(|new| new < current.period);
+    let order = if shrinks {
+        [quota, period]
+    } else {
+        [period, quota]
+    };
+    for (file, value) in order {
+        put(file, value);
+    }
+}
+
+/// The limit of memory never exceeds that of memory and swap, not even between writes.
+fn memory(resources: &Resources, current: &Current, writes: &mut Writes) {
+    let mut put = |file: &str, value: i64| {
+        writes.push(("memory", file.to_owned(), value.to_string()));
+    };
+    let (limit, swap) = (resources.memory_limit, resources.memory_swap_limit);
+    let Some(memsw) = current.memsw else {
+        if limit != 0 {
+            put(MEMORY_LIMIT, limit);
+        }
+        return;
+    };
+    // -1 means unlimited.
+    let as_limit = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+    match (limit, swap) {
+        (0, 0) => {}
+        (0, swap) => put(MEMSW_LIMIT, swap),
+        (limit, 0) if as_limit(limit) > memsw => {
+            put(MEMSW_LIMIT, limit);
+            put(MEMORY_LIMIT, limit);
+        }
+        (limit, 0) => put(MEMORY_LIMIT, limit),
+        (limit, swap) if as_limit(swap) > memsw => {
+            put(MEMSW_LIMIT, swap);
+            put(MEMORY_LIMIT, limit);
+        }
+        (limit, swap) => {
+            put(MEMORY_LIMIT, limit);
+            put(MEMSW_LIMIT, swap);
+        }
+    }
+}
+
+/// Nobody may join a cpuset without CPUs and memory nodes, and a new one has none.
+pub(super) fn inherit_cpuset(root: &Path, directory: &Path) -> Result<()> {
+    let Some(parent) = directory.parent().filter(|_| directory != root) else {
+        return Ok(());
+    };
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let file = directory.join(name);
+        if !read(&file)?.trim().is_empty() {
+            continue;
+        }
+        if read(&parent.join(name))?.trim().is_empty() {
+            inherit_cpuset(root, parent)?;
+        }
+        one(file, read(&parent.join(name))?.trim().to_owned())?;
+    }
+    Ok(())
+}
+
+pub(super) fn usage(cpuacct: &Path, memory: &Path) -> Result<CgroupUsage> {
+    let stat = read(&memory.join("memory.stat"))?;
+    let memory_usage = number(&memory.join("memory.usage_in_bytes"))?;
+    let limit = number(&memory.join(MEMORY_LIMIT))?;
+    let procs = read(&cpuacct.join("cgroup.procs"))?;
+    Ok(CgroupUsage {
+        cpu_usage_ns: number(&cpuacct.join("cpuacct.usage"))?,
+        memory_usage,
+        memory_working_set: memory_usage.saturating_sub(keyed(&stat, "total_inactive_file")),
+        memory_rss: keyed(&stat, "total_rss"),
+        // No limit is shown as the largest number of whole pages.
+        memory_limit: (limit < u64::MAX >> 2).then_some(limit),
+        page_faults: keyed(&stat, "total_pgfault"),
+        major_page_faults: keyed(&stat, "total_pgmajfault"),
+        swap_usage: stat
+            .contains("\ntotal_swap ")
+            .then(|| keyed(&stat, "total_swap")),
+        processes: procs.lines().count() as u64,
+    })
+}

@@ -1,0 +1,362 @@
+//! OCI runtime configs: what a
+//! Linux container is for runc, and what a Wasm container is for its shim.
+//!
+//! Net, ipc and uts namespaces never appear: the shim is born in the pod's, and runc
+//! inherits them from it. So no namespace path has to be visible to runc.
+
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec as OciSpec;
+use serde_json::{Value, json};
+
+use super::{mounts, oom_score, seccomp_default};
+use crate::error::{Error, Result};
+use crate::model::{
+    ContainerSpec, Device, Mount, PodSpec, Process, Propagation, Resources, Seccomp,
+};
+
+/// OCI version that these configs are written in.
+const VERSION: &str = "1.1.0";
+
+/// What a Linux container's config is made of.
+pub struct LinuxInput<'a> {
+    /// Its pod.
+    pub pod: &'a PodSpec,
+    /// It.
+    pub container: &'a ContainerSpec,
+    /// CRI mounts and the pod's files, parents first.
+    pub mounts: &'a [Mount],
+    /// Its bundle.
+    pub bundle: &'a Path,
+    /// Absolute below each hierarchy.
+    pub cgroups_path: String,
+    /// PID namespace.
+    pub pid: PidNamespace,
+    /// The pod has its own /dev/shm, which the shim mounts at `<bundle>/mounts/<n>`.
+    pub own_shm: bool,
+}
+
+/// Which PID namespace runc puts the container in.
+pub enum PidNamespace {
+    /// A new one.
+    New,
+    /// The node's.
+    Host,
+    /// That of a process.
+    Path(PathBuf),
+}
+
+/// Config for runc, and the index of the mount that is the pod's /dev/shm.
+pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, Option<u32>)> {
+    let container = input.container;
+    let (mounts, shm) = linux_mounts(input)?;
+    let (devices, rules) = devices(container)?;
+    let mut resources = resources(&container.resources);
+    resources["devices"] = rules;
+    let mut namespaces = vec![json!({"type": "mount"})];
+    match &input.pid {
+        PidNamespace::New => namespaces.push(json!({"type": "pid"})),
+        PidNamespace::Path(path) => namespaces.push(json!({"type": "pid", "path": path})),
+        PidNamespace::Host => {}
+    }
+    let mut linux = json!({
+        "namespaces": namespaces,
+        "resources": resources,
+        "devices": devices,
+        "cgroupsPath": input.cgroups_path,
+        "maskedPaths": container.masked_paths,
+        "readonlyPaths": container.readonly_paths,
+    });
+    if let Some(propagation) = root_propagation(input.mounts) {
+        linux["rootfsPropagation"] = json!(propagation);
+    }
+    if let Some(profile) = seccomp(container)? {
+        linux["seccomp"] = profile;
+    }
+    let mut process = process(&container.process, container.tty);
+    process["oomScoreAdj"] = json!(oom_score::allowed(container.resources.oom_score_adj)?);
+    let spec = json!({
+        "ociVersion": VERSION,
+        "process": process,
+        "root": {"path": "rootfs", "readonly": container.readonly_rootfs},
+        "mounts": mounts,
+        "linux": linux,
+    });
+    Ok((parse(spec)?, shm))
+}
+
+/// Config for a Wasm shim; `mounts[n]` arrives as `FdRole::Mount(n)`.
+pub fn wasm(container: &ContainerSpec, mounts: &[Mount]) -> Result<OciSpec> {
+    let mounts: Vec<Value> = mounts
+        .iter()
+        .map(|mount| {
+            json!({
+                "destination": mount.container_path,
+                "type": "bind",
+                "source": mount.host_path,
+                "options": [if mount.readonly { "ro" } else { "rw" }],
+            })
+        })
+        .collect();
+    parse(json!({
+        "ociVersion": VERSION,
+        "process": process(&container.process, container.tty),
+        "root": {"path": "rootfs", "readonly": container.readonly_rootfs},
+        "mounts": mounts,
+        "linux": {"resources": resources(&container.resources)},
+    }))
+}
+
+fn parse(spec: Value) -> Result<OciSpec> {
+    serde_json::from_value(spec).map_err(|e| Error::node("build the OCI runtime config", e))
+}
+
+fn process(process: &Process, terminal: bool) -> Value {
+    let mut value = json!({
+        "terminal": terminal,
+        "user": {"uid": process.uid, "gid": process.gid, "additionalGids": process.groups},
+        "args": process.args,
+        "env": process.env,
+        "cwd": process.cwd,
+        "noNewPrivileges": process.no_new_privs,
+        "capabilities": {
+            "bounding": process.capabilities,
+            "effective": process.capabilities,
+            "permitted": process.capabilities,
+            "inheritable": process.ambient,
+            "ambient": process.ambient,
+        },
+    });
+    if let Some(profile) = &process.apparmor {
+        value["apparmorProfile"] = json!(profile);
+    }
+    if let Some(label) = &process.selinux {
+        value["selinuxLabel"] = json!(label);
+    }
+    value
+}
+
+fn resources(limits: &Resources) -> Value {
+    fn set(target: &mut Value, key: &str, value: i64) {
+        if value != 0 {
+            target[key] = json!(value);
+        }
+    }
+    let mut cpu = json!({});
+    set(&mut cpu, "shares", limits.cpu_shares);
+    set(&mut cpu, "quota", limits.cpu_quota);
+    set(&mut cpu, "period", limits.cpu_period);
+    if !limits.cpuset_cpus.is_empty() {
+        cpu["cpus"] = json!(limits.cpuset_cpus);
+    }
+    if !limits.cpuset_mems.is_empty() {
+        cpu["mems"] = json!(limits.cpuset_mems);
+    }
+    let mut memory = json!({});
+    set(&mut memory, "limit", limits.memory_limit);
+    set(&mut memory, "swap", limits.memory_swap_limit);
+    let hugepages: Vec<Value> = limits
+        .hugepage_limits
+        .iter()
+        // The kubelet lists every size of the node, mostly with 0: nothing was asked for.
+        .filter(|(_, limit)| *limit > 0)
+        .map(|(size, limit)| json!({"pageSize": size, "limit": limit}))
+        .collect();
+    let mut value = json!({"cpu": cpu, "memory": memory, "hugepageLimits": hugepages});
+    if !limits.unified.is_empty() {
+        value["unified"] = json!(limits.unified);
+    }
+    value
+}
+
+/// The mounts every Linux container gets, unless the CRI mounts something at the same path.
+fn default_mounts(input: &LinuxInput<'_>) -> Vec<Value> {
+    let access = if input.container.privileged {
+        "rw"
+    } else {
+        "ro"
+    };
+    vec![
+        json!({"destination": "/proc", "type": "proc", "source": "proc",
+            "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
+        json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
+        json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+            "options": ["nosuid", "noexec", "nodev"]}),
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+            "options": ["nosuid", "noexec", "nodev", access]}),
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
+        // Own: a tmpfs that the containers of the pod share. The node's otherwise.
+        json!({"destination": "/dev/shm", "type": "bind", "source": "/dev/shm",
+            "options": ["rbind", "nosuid", "noexec", "nodev", "rw"]}),
+    ]
+}
+
+fn linux_mounts(input: &LinuxInput<'_>) -> Result<(Vec<Value>, Option<u32>)> {
+    let asked = |path: &str| {
+        input
+            .mounts
+            .iter()
+            .any(|m| m.container_path.trim_end_matches('/') == path)
+    };
+    let mut all: Vec<Value> = default_mounts(input)
+        .into_iter()
+        .filter(|mount| {
+            let path = mount["destination"].as_str().unwrap_or_default();
+            // Somebody who mounts his own /dev brings his own devices.
+            !asked(path) && !(path.starts_with("/dev/") && asked("/dev"))
+        })
+        .collect();
+    for mount in input.mounts {
+        all.push(bind(mount)?);
+    }
+    let shm = all
+        .iter()
+        .position(|m| m["destination"] == "/dev/shm" && m["source"] == "/dev/shm")
+        .filter(|_| input.own_shm)
+        .and_then(|n| u32::try_from(n).ok());
+    if let Some(n) = shm {
+        all[n as usize]["source"] = json!(input.bundle.join("mounts").join(n.to_string()));
+    }
+    Ok((all, shm))
+}
+
+fn bind(mount: &Mount) -> Result<Value> {
+    let source = mounts::resolve_host_path(&mount.host_path)?;
+    mounts::check_propagation(mount, &source)?;
+    let propagation = match mount.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    };
+    let access = match (mount.readonly, mount.recursive_read_only) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, _) => "rw",
+    };
+    Ok(json!({
+        "destination": mount.container_path,
+        "type": "bind",
+        "source": source,
+        "options": ["rbind", propagation, access],
+    }))
+}
+
+/// A mount can only propagate when the container's own root lets it.
+fn root_propagation(mounts: &[Mount]) -> Option<&'static str> {
+    if mounts
+        .iter()
+        .any(|m| m.propagation == Propagation::Bidirectional)
+    {
+        Some("rshared")
+    } else if mounts
+        .iter()
+        .any(|m| m.propagation == Propagation::HostToContainer)
+    {
+        Some("rslave")
+    } else {
+        None
+    }
+}
+
+fn seccomp(container: &ContainerSpec) -> Result<Option<Value>> {
+    if container.privileged {
+        return Ok(None);
+    }
+    match &container.process.seccomp {
+        Seccomp::Unconfined => Ok(None),
+        Seccomp::RuntimeDefault => Ok(Some(seccomp_default::profile(
+            &container.process.capabilities,
+        ))),
+        Seccomp::Localhost(path) => {
+            let failed = || format!("read seccomp profile {}", path.display());
+            let json = std::fs::read(path).map_err(|e| Error::node(failed(), e))?;
+            serde_json::from_slice(&json)
+                .map(Some)
+                .map_err(|e| Error::node(failed(), e))
+        }
+    }
+}
+
+/// Device nodes and the cgroup's rules; runc adds the usual ones (null, zero, …) itself.
+fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Value)> {
+    if container.privileged {
+        let mut nodes = Vec::new();
+        collect_devices(Path::new("/dev"), Path::new("/dev"), &mut nodes);
+        return Ok((nodes, json!([{"allow": true, "access": "rwm"}])));
+    }
+    let mut nodes = Vec::new();
+    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
+    for device in &container.devices {
+        let found = device_nodes(device)?;
+        for node in &found {
+            rules.push(
+                json!({"allow": true, "type": node["type"], "major": node["major"],
+                "minor": node["minor"], "access": device.permissions}),
+            );
+        }
+        nodes.extend(found);
+    }
+    Ok((nodes, json!(rules)))
+}
+
+fn device_nodes(device: &Device) -> Result<Vec<Value>> {
+    let failed = |e| Error::node(format!("find device {}", device.host_path.display()), e);
+    let source = std::fs::canonicalize(&device.host_path).map_err(failed)?;
+    let mut nodes = Vec::new();
+    if source.is_dir() {
+        collect_devices(&source, Path::new(&device.container_path), &mut nodes);
+    } else {
+        nodes.extend(node(&source, Path::new(&device.container_path)));
+    }
+    if nodes.is_empty() {
+        return Err(Error::Invalid(format!(
+            "device {} is neither a device nor a directory with devices",
+            device.host_path.display()
+        )));
+    }
+    Ok(nodes)
+}
+
+fn collect_devices(source: &Path, target: &Path, nodes: &mut Vec<Value>) {
+    let Ok(entries) = std::fs::read_dir(source) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        // These are file systems of their own in the container.
+        let own = ["pts", "shm", "fd", "mqueue", ".lxc", ".udev"];
+        if kind.is_dir() {
+            if !own.iter().any(|o| name == *o) {
+                collect_devices(&path, &target.join(&name), nodes);
+            }
+        } else if kind.is_char_device() || kind.is_block_device() {
+            // runc makes the console itself.
+            if name != "console" {
+                nodes.extend(node(&path, &target.join(&name)));
+            }
+        }
+    }
+}
+
+fn node(source: &Path, target: &Path) -> Option<Value> {
+    let data = std::fs::symlink_metadata(source).ok()?;
+    let kind = match data.file_type() {
+        t if t.is_char_device() => "c",
+        t if t.is_block_device() => "b",
+        _ => return None,
+    };
+    let number = data.rdev();
+    Some(json!({
+        "path": target, "type": kind,
+        "major": rustix::fs::major(number), "minor": rustix::fs::minor(number),
+        "fileMode": data.mode() & 0o7777, "uid": data.uid(), "gid": data.gid(),
+    }))
+}
