@@ -70,6 +70,9 @@ check_programs() {
     need_command cc gcc
     first_file /usr/lib/x86_64-linux-gnu/libc.a /usr/lib64/libc.a || need libc.a libc6-dev
     need_command make make
+    # cargo and go download over https
+    first_file /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem ||
+        need "CA certificates" ca-certificates
 
     # what pods run on
     need_command runc runc
@@ -147,9 +150,10 @@ install_packages() {
     # needrestart would restart services of its own accord
     DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
         apt-get -q -y --no-remove install --no-install-recommends "${packages[@]}" </dev/null
-    # its package enables the service for the next boot
-    if [ "$had_registry" = no ] && have docker-registry && have systemctl; then
-        systemctl disable docker-registry.service
+    # Its package enables the service for the next boot. update-rc.d removes the links of
+    # systemd too, and does so where systemd does not run.
+    if [ "$had_registry" = no ] && have docker-registry && have update-rc.d; then
+        update-rc.d docker-registry disable
     fi
 }
 
