@@ -202,6 +202,9 @@ pub struct ProcessConfig {
     pub volumes: Vec<String>,
     /// `port/protocol`.
     pub exposed: Vec<String>,
+    /// Annotations of the manifest.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A Wasm module or component of an image.

@@ -3,9 +3,20 @@
 //! It knows neither CRI messages nor pods: names and credentials come in, an
 //! ordered list of layer directories and compiled code go out.
 
+mod challenge;
+mod compile;
 mod digest;
 mod error;
+mod hosts;
 mod image;
+mod index;
+mod layer;
+mod manifest;
+mod program;
+mod pull;
+mod reference;
+mod registry;
+mod service;
 mod store;
 
 pub use digest::{Digest, InvalidDigest};
@@ -14,7 +25,6 @@ pub use image::{
     Auth, AuthKind, Code, Config, FsUsage, Image, ImageId, ImageUser, Kind, Limits, Prepared,
     ProcessConfig, PullRequest, Want, WasmModule,
 };
+pub use program::Program;
 pub use service::ImageService;
 pub use store::Hold;
-
-mod service;

@@ -1,68 +1,509 @@
-//! skeleton
-use crate::*;
+//! The door of the crate: what the daemon may ask of images.
+
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
+use crate::compile::Compiler;
+use crate::digest::{Digest, is_hex64, is_lower_hex};
+use crate::error::{AmbiguousId, CompileError, OpenError, PrepareError, PullError, StoreError};
+use crate::image::{
+    Code, Config, FsUsage, Image, ImageId, ImageUser, Kind, Prepared, PullRequest, Want,
+};
+use crate::index::{Change, CodeRecord, HoldRecord, ImageRecord, State, Variant};
+use crate::layer::Fault;
+use crate::program::{self, Program};
+use crate::pull::{Puller, is_wasm_platform};
+use crate::reference::{Reference, Target};
+use crate::registry::Clients;
+use crate::store::{Store, io_error};
+
+/// Layers unpacked at once.
+const UNPACK_AT_ONCE: usize = 2;
+
 /// The store and its registry client; cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ImageService {
-    config: Arc<Config>,
+    inner: Arc<Puller>,
 }
 
 impl ImageService {
     /// Opens or creates the store, and clears what a crash left behind.
+    ///
+    /// # Errors
+    /// [`OpenError::Newer`] if a newer criw wrote it; everything else is the disk, or
+    /// another daemon that has the store open.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
+        // Two TLS providers in one process make rustls refuse; ours is ring, whoever comes first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let root = config.root.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&root))
+            .await
+            .map_err(|error| OpenError::Client(error.to_string()))??;
+        let store = Arc::new(store);
+        let compiler = Compiler::new(&config);
+        if config.compiler.is_some()
+            && let Err(error) = compiler.fingerprint(&store).await
+        {
+            tracing::warn!(%error, "modules cannot be compiled until the compiler works");
+        }
+        let collecting = store.clone();
+        tokio::task::spawn_blocking(move || collecting.collect_and_log())
+            .await
+            .map_err(|error| OpenError::Client(error.to_string()))?;
         Ok(ImageService {
-            config: Arc::new(config),
+            inner: Arc::new(Puller {
+                config,
+                store,
+                compiler,
+                clients: Clients::default(),
+                unpacking: Arc::new(Semaphore::new(UNPACK_AT_ONCE)),
+            }),
         })
     }
+
     /// Fetches, verifies, unpacks and compiles an image, and records it at the end.
+    /// Dropping the future abandons the pull and leaves nothing behind.
+    ///
+    /// # Errors
+    /// By what the caller does next, see [`PullError`]; nothing of a failed pull is visible.
     pub async fn pull(&self, request: PullRequest) -> Result<ImageId, PullError> {
-        Err(PullError::Transport(request.reference))
+        self.inner.pull(request).await
     }
-    /// The image that a name stands for.
-    pub fn find(&self, _name: &str) -> Result<Option<Image>, AmbiguousId> {
-        Ok(None)
+
+    /// The image that a name stands for: id, id prefix, tag, digest, or un-normalised text.
+    ///
+    /// # Errors
+    /// If an id prefix fits several images.
+    pub fn find(&self, name: &str) -> Result<Option<Image>, AmbiguousId> {
+        let state = self.store().index.state();
+        Ok(find(&state, name)?.map(|id| image(&state, &id)))
     }
-    /// All images, or those a reference stands for.
-    pub fn list(&self, _filter: Option<&str>) -> Vec<Image> {
-        Vec::new()
+
+    /// All images, or those that a reference stands for; a name without tag means all its tags.
+    pub fn list(&self, filter: Option<&str>) -> Vec<Image> {
+        let state = self.store().index.state();
+        let ids: Vec<Digest> = match filter {
+            None | Some("") => state.images.keys().cloned().collect(),
+            Some(filter) => {
+                let mut ids: Vec<Digest> = state
+                    .images
+                    .iter()
+                    .filter(|(_, record)| in_repository(record, filter))
+                    .map(|(id, _)| id.clone())
+                    .collect();
+                if ids.is_empty() {
+                    ids = match find(&state, filter) {
+                        Ok(found) => found.into_iter().collect(),
+                        Err(_) => with_prefix(&state, filter),
+                    };
+                }
+                ids
+            }
+        };
+        ids.iter().map(|id| image(&state, id)).collect()
     }
-    /// Removes the whole record with all its names.
-    pub async fn remove(&self, _name: &str) -> Result<(), StoreError> {
+
+    /// Removes the whole record with all its names; an unknown name is fine. Disk is freed
+    /// in the background, except what containers hold.
+    ///
+    /// # Errors
+    /// If the name is ambiguous or the index cannot be written.
+    pub async fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        self.change(move |state| {
+            let found = find(state, &name);
+            let changes = match &found {
+                Ok(Some(id)) => vec![Change::Image(id.clone(), None)],
+                _ => Vec::new(),
+            };
+            (changes, found.map(|_| ()))
+        })
+        .await??;
+        self.store().collect_soon();
         Ok(())
     }
-    /// What the store takes of its file system.
+
+    /// What the store takes of its file system; counted, not walked.
     pub fn usage(&self) -> FsUsage {
-        FsUsage {
-            mountpoint: self.config.root.clone(),
-            used_bytes: 0,
-            inodes_used: 0,
-        }
+        self.store().usage()
     }
+
     /// Layers, config and modules for a container.
-    pub async fn prepare(&self, image: &ImageId, _want: Want) -> Result<Prepared, PrepareError> {
-        Err(PrepareError::Unknown(image.to_string()))
+    ///
+    /// # Errors
+    /// If the image is gone or has no variant for what is wanted.
+    pub async fn prepare(&self, image_id: &ImageId, want: Want) -> Result<Prepared, PrepareError> {
+        let state = self.store().index.state();
+        let unknown = || PrepareError::Unknown(image_id.to_string());
+        let record = state.images.get(&image_id.0).ok_or_else(unknown)?;
+        let variant =
+            choose(&record.variants, want).ok_or_else(|| no_variant(image_id, record, want))?;
+        let content = content_of(variant);
+        Ok(Prepared {
+            image: image(&state, &image_id.0),
+            lowers: variant
+                .layers
+                .iter()
+                .map(|chain| self.store().layer_path(chain))
+                .collect(),
+            config: variant.process.clone(),
+            kind: variant.kind,
+            modules: variant.modules.clone(),
+            hold: self.store().lease(content),
+        })
     }
-    /// Compiled code of a stored module.
+
+    /// Compiled code of a stored module; compiled now, within 60 s, if the cache lacks it.
+    ///
+    /// # Errors
+    /// [`CompileError::Invalid`] carries the compiler's text for the user.
     pub async fn code(&self, module: &Digest) -> Result<Code, CompileError> {
-        Err(CompileError::UnknownModule(module.to_string()))
+        self.inner.compiler.stored(self.store(), module, true).await
     }
-    /// Compiled code of a module that is not of an image (from a volume).
-    pub async fn compile_file(&self, _module: File) -> Result<Code, CompileError> {
-        Err(CompileError::Unavailable("none".into()))
+
+    /// Compiled code of a module that is not of an image, such as one on a volume.
+    ///
+    /// # Errors
+    /// As [`ImageService::code`].
+    pub async fn compile_file(&self, module: File) -> Result<Code, CompileError> {
+        self.inner.compiler.file(self.store(), module).await
     }
-    /// Keeps the layers of a prepared image on disk for `owner` (a container id), over
-    /// restarts of the daemon, until [`ImageService::release`].
-    pub async fn hold(&self, _owner: &str, image: &ImageId, _kind: Kind) -> Result<(), StoreError> {
-        Err(StoreError::UnknownImage(image.to_string()))
+
+    /// Keeps the content of an image's variants of `kind` on disk for `owner` (a container
+    /// id), over restarts of the daemon, until [`ImageService::release`].
+    ///
+    /// # Errors
+    /// If the image is gone or the index cannot be written.
+    pub async fn hold(
+        &self,
+        owner: &str,
+        image_id: &ImageId,
+        kind: Kind,
+    ) -> Result<(), StoreError> {
+        let (owner, id) = (owner.to_owned(), image_id.0.clone());
+        self.change(move |state| {
+            let Some(record) = state.images.get(&id) else {
+                return (Vec::new(), Err(StoreError::UnknownImage(id.to_string())));
+            };
+            let variants = || {
+                record
+                    .variants
+                    .iter()
+                    .filter(|variant| variant.kind == kind)
+            };
+            let hold = HoldRecord {
+                layers: variants()
+                    .flat_map(|variant| variant.layers.iter().cloned())
+                    .collect(),
+                modules: variants()
+                    .flat_map(|variant| variant.modules.iter().map(|module| module.digest.clone()))
+                    .collect(),
+            };
+            (vec![Change::Hold(owner, Some(hold))], Ok(()))
+        })
+        .await?
     }
+
     /// Ends a hold; an unknown owner is fine.
-    pub async fn release(&self, _owner: &str) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// If the index cannot be written.
+    pub async fn release(&self, owner: &str) -> Result<(), StoreError> {
+        let owner = owner.to_owned();
+        let released = self
+            .change(move |state| match state.holds.contains_key(&owner) {
+                true => (vec![Change::Hold(owner, None)], true),
+                false => (Vec::new(), false),
+            })
+            .await?;
+        if released {
+            self.store().collect_soon();
+        }
         Ok(())
     }
+
     /// Owners that hold something, to be compared with the containers that exist.
     pub fn holders(&self) -> Vec<String> {
-        Vec::new()
+        self.store().index.state().holds.keys().cloned().collect()
+    }
+
+    fn store(&self) -> &Arc<Store> {
+        &self.inner.store
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&State) -> (Vec<Change>, T) + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.store().clone();
+        tokio::task::spawn_blocking(move || store.index.change(decide))
+            .await
+            .map_err(|error| {
+                io_error(
+                    "change",
+                    Path::new("the image index"),
+                    std::io::Error::other(error),
+                )
+            })?
+    }
+}
+
+impl Prepared {
+    /// What the first word of a command stands for in this image, by the rules of execvp;
+    /// files of volumes are not seen. Blocks on disk for some microseconds.
+    ///
+    /// # Errors
+    /// If the layers cannot be read.
+    pub fn program(
+        &self,
+        word: &str,
+        working_dir: &str,
+        search_path: Option<&str>,
+    ) -> Result<Option<Program>, StoreError> {
+        program::find(&self.lowers, &self.modules, word, working_dir, search_path).map_err(
+            |fault| match fault {
+                Fault::Io {
+                    action,
+                    path,
+                    source,
+                } => StoreError::Io {
+                    action,
+                    path,
+                    source,
+                },
+                other => io_error(
+                    "look up",
+                    Path::new(word),
+                    std::io::Error::other(other.to_string()),
+                ),
+            },
+        )
+    }
+}
+
+fn find(state: &State, name: &str) -> Result<Option<Digest>, AmbiguousId> {
+    if is_hex64(name) || (name.starts_with("sha256:") && name.len() == 71) {
+        let hex = name.trim_start_matches("sha256:");
+        return Ok(with_prefix(state, hex).pop());
+    }
+    if let Ok(reference) = Reference::parse(name) {
+        let full = reference.to_string();
+        let names = |record: &ImageRecord| match reference.target {
+            Target::Tag(_) => record.tags.contains(&full),
+            Target::Digest(_) => record.digests.contains(&full),
+        };
+        if let Some((id, _)) = state.images.iter().find(|(_, record)| names(record)) {
+            return Ok(Some(id.clone()));
+        }
+    }
+    let mut ids = with_prefix(state, name);
+    if ids.len() > 1 {
+        return Err(AmbiguousId {
+            prefix: name.to_owned(),
+            count: ids.len(),
+        });
+    }
+    Ok(ids.pop())
+}
+
+fn with_prefix(state: &State, prefix: &str) -> Vec<Digest> {
+    let hex = prefix.strip_prefix("sha256:").unwrap_or(prefix);
+    if hex.is_empty() || !is_lower_hex(hex) {
+        return Vec::new();
+    }
+    let matching = |id: &&Digest| id.hex().starts_with(hex);
+    state.images.keys().filter(matching).cloned().collect()
+}
+
+/// Whether a name without tag or digest is the repository of one of the image's names.
+fn in_repository(record: &ImageRecord, filter: &str) -> bool {
+    let Ok(reference) = Reference::parse(filter) else {
+        return false;
+    };
+    if reference.explicit {
+        return false;
+    }
+    let name = reference.name();
+    let after = |full: &String, separator| {
+        full.strip_prefix(&name)
+            .is_some_and(|rest| rest.starts_with(separator))
+    };
+    record.tags.iter().any(|tag| after(tag, ':'))
+        || record.digests.iter().any(|digest| after(digest, '@'))
+}
+
+fn choose(variants: &[Variant], want: Want) -> Option<&Variant> {
+    match want {
+        Want::Any => variants.first(),
+        Want::Host => variants
+            .iter()
+            .find(|variant| !is_wasm_platform(&variant.platform) && !is_artifact(variant)),
+        Want::Wasm => variants
+            .iter()
+            .find(|variant| variant.kind == Kind::Wasm)
+            // The command of the pod may name a module that the image's own does not.
+            .or_else(|| variants.iter().find(|variant| !variant.modules.is_empty())),
+    }
+}
+
+fn is_artifact(variant: &Variant) -> bool {
+    variant.layers.is_empty() && !variant.modules.is_empty()
+}
+
+fn no_variant(id: &ImageId, record: &ImageRecord, want: Want) -> PrepareError {
+    let name = record.tags.iter().chain(&record.digests).next();
+    let present: BTreeSet<&str> = record
+        .variants
+        .iter()
+        .map(|variant| variant.platform.as_str())
+        .collect();
+    let (wanted, hint) = match want {
+        Want::Host => (
+            "Linux",
+            "use a Wasm runtime class, or pull the image again if it has such a variant",
+        ),
+        _ => (
+            "Wasm",
+            "it holds no Wasm module; use a runtime class for Linux containers, or pull it again if it has such a variant",
+        ),
+    };
+    PrepareError::NoVariant {
+        image: name.cloned().unwrap_or_else(|| id.to_string()),
+        wanted,
+        present: present.into_iter().collect::<Vec<_>>().join(", "),
+        hint,
+    }
+}
+
+fn content_of(variant: &Variant) -> BTreeSet<Digest> {
+    let modules = variant.modules.iter().map(|module| &module.digest);
+    variant.layers.iter().chain(modules).cloned().collect()
+}
+
+fn image(state: &State, id: &Digest) -> Image {
+    let record = &state.images[id];
+    let first = record.variants.first();
+    Image {
+        id: ImageId(id.clone()),
+        repo_tags: record.tags.iter().cloned().collect(),
+        repo_digests: record.digests.iter().cloned().collect(),
+        size: size(state, record),
+        user: first.and_then(|variant| user(&variant.process.user)),
+        pinned: false,
+        kinds: record.variants.iter().map(|variant| variant.kind).collect(),
+        labels: first
+            .map(|variant| variant.process.labels.clone())
+            .unwrap_or_default(),
+    }
+}
+
+fn size(state: &State, record: &ImageRecord) -> u64 {
+    let mut content: BTreeSet<&Digest> = record.documents.iter().collect();
+    let mut modules = BTreeSet::new();
+    for variant in &record.variants {
+        content.extend([&variant.manifest, &variant.config]);
+        content.extend(&variant.layers);
+        modules.extend(variant.modules.iter().map(|module| module.digest.hex()));
+        content.extend(variant.modules.iter().map(|module| &module.digest));
+    }
+    let stored: u64 = content
+        .iter()
+        .map(|digest| {
+            let layer = state.layers.get(*digest).map_or(0, |layer| layer.bytes);
+            layer + state.blobs.get(*digest).copied().unwrap_or(0)
+        })
+        .sum();
+    let code: u64 = state
+        .code
+        .iter()
+        .filter(|(key, _)| {
+            key.split_once('/')
+                .is_some_and(|(_, hex)| modules.contains(hex))
+        })
+        .map(|(_, code)| match code {
+            CodeRecord::Compiled { size, .. } => *size,
+            CodeRecord::Invalid(_) => 0,
+        })
+        .sum();
+    // The manifest alone is more than nothing; clients refuse images of size 0.
+    (stored + code).max(1)
+}
+
+fn user(text: &str) -> Option<ImageUser> {
+    let name = text.split(':').next().unwrap_or_default();
+    match name.parse() {
+        _ if name.is_empty() => None,
+        Ok(uid) => Some(ImageUser::Uid(uid)),
+        Err(_) => Some(ImageUser::Name(name.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_numbers_or_names() {
+        for (text, expected) in [
+            ("", None),
+            (":5", None),
+            ("0", Some(ImageUser::Uid(0))),
+            ("1000:1000", Some(ImageUser::Uid(1000))),
+            ("www-data:www", Some(ImageUser::Name("www-data".into()))),
+        ] {
+            assert_eq!(user(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn images_are_found_by_every_kind_of_name() {
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let record = |tag: &str, manifest: &[u8]| ImageRecord {
+            tags: BTreeSet::from([format!("docker.io/library/{tag}")]),
+            digests: BTreeSet::from([format!("docker.io/library/app@{}", Digest::of(manifest))]),
+            documents: BTreeSet::new(),
+            variants: Vec::new(),
+        };
+        let mut state = State::default();
+        state
+            .images
+            .insert(one.clone(), record("app:latest", b"m1"));
+        state.images.insert(two.clone(), record("app:v2", b"m2"));
+        let by_digest = format!("app@{}", Digest::of(b"m2"));
+        for (name, expected) in [
+            ("app", Some(&one)),
+            ("docker.io/library/app:latest", Some(&one)),
+            ("library/app:v2", Some(&two)),
+            (by_digest.as_str(), Some(&two)),
+            (one.as_str(), Some(&one)),
+            (one.hex(), Some(&one)),
+            (&one.hex()[..12], Some(&one)),
+            (&one.as_str()[..20], Some(&one)),
+            ("app:v3", None),
+            ("", None),
+            ("sha256:", None),
+        ] {
+            assert_eq!(find(&state, name).unwrap().as_ref(), expected, "{name}");
+        }
+        for seed in 0..40u8 {
+            state
+                .images
+                .insert(Digest::of(&[seed]), record("x:y", b"x"));
+        }
+        let busy = (b'0'..=b'9')
+            .chain(b'a'..=b'f')
+            .map(|digit| (digit as char).to_string())
+            .find(|digit| with_prefix(&state, digit).len() > 1)
+            .unwrap();
+        assert!(
+            find(&state, &busy)
+                .unwrap_err()
+                .to_string()
+                .contains("give more digits")
+        );
     }
 }

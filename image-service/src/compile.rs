@@ -1,0 +1,496 @@
+//! The code cache and the compiler process that fills it.
+//!
+//! The compiler reads the module on stdin, writes code on stdout and one text on
+//! stderr: 0 done, 1 the module is at fault, else its own fault. It gets no
+//! environment and waits in its cgroup before the first byte is handed to it.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use sha2::Digest as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+use crate::digest::Digest;
+use crate::error::{CompileError, StoreError};
+use crate::image::{Code, Config};
+use crate::index::{Change, CodeRecord};
+use crate::store::{Store, io_error};
+
+/// A container waits for it: the bound of code that is not there yet.
+pub(crate) const AT_FIRST_USE: Duration = Duration::from_secs(60);
+const FINGERPRINT_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_TEXT: usize = 4096;
+/// Compiling takes a core each.
+const AT_ONCE: usize = 2;
+
+#[derive(Debug)]
+pub(crate) struct Compiler {
+    binary: Option<PathBuf>,
+    timeout: Duration,
+    cgroups: Vec<PathBuf>,
+    max_module: u64,
+    max_code: u64,
+    slots: Semaphore,
+    /// The fingerprint of the binary that is there now.
+    known: Mutex<Option<(Stamp, String)>>,
+    verified: Mutex<HashSet<String>>,
+}
+
+/// Tells a replaced binary from the one that was asked.
+type Stamp = (u64, u64, i64, i64, u64);
+
+impl Compiler {
+    pub(crate) fn new(config: &Config) -> Compiler {
+        Compiler {
+            binary: config.compiler.clone(),
+            timeout: config.compile_timeout,
+            cgroups: config.compile_cgroup.clone(),
+            max_module: config.limits.module_bytes,
+            max_code: config.limits.code_bytes,
+            slots: Semaphore::new(AT_ONCE),
+            known: Mutex::default(),
+            verified: Mutex::default(),
+        }
+    }
+
+    fn binary(&self) -> Result<&Path, CompileError> {
+        self.binary
+            .as_deref()
+            .ok_or_else(|| CompileError::Unavailable("none is configured".into()))
+    }
+
+    /// Names engine version, settings and CPU features: the directory of matching code.
+    pub(crate) async fn fingerprint(&self, store: &Store) -> Result<String, CompileError> {
+        let binary = self.binary()?;
+        let unavailable =
+            |reason: String| CompileError::Unavailable(format!("{}: {reason}", binary.display()));
+        let metadata = std::fs::metadata(binary).map_err(|error| unavailable(error.to_string()))?;
+        let stamp = (
+            metadata.dev(),
+            metadata.ino(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.len(),
+        );
+        if let Some((known, fingerprint)) = &*lock(&self.known)
+            && *known == stamp
+        {
+            return Ok(fingerprint.clone());
+        }
+        let run = Command::new(binary)
+            .arg("--fingerprint")
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(FINGERPRINT_TIMEOUT, run)
+            .await
+            .map_err(|_| unavailable("--fingerprint did not end".into()))?
+            .map_err(|error| unavailable(format!("cannot be started: {error}")))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().next().unwrap_or_default().trim();
+        if !output.status.success() || line.is_empty() {
+            return Err(unavailable(format!(
+                "--fingerprint failed ({})",
+                output.status
+            )));
+        }
+        let fingerprint = directory_name(line);
+        *lock(&self.known) = Some((stamp, fingerprint.clone()));
+        store.keep_code_of(&fingerprint);
+        Ok(fingerprint)
+    }
+
+    /// Code of a stored module, compiled now if it is not there.
+    pub(crate) async fn stored(
+        &self,
+        store: &Arc<Store>,
+        module: &Digest,
+        at_first_use: bool,
+    ) -> Result<Code, CompileError> {
+        let lease = store.lease([module.clone()]);
+        let timeout = if at_first_use {
+            AT_FIRST_USE.min(self.timeout)
+        } else {
+            self.timeout
+        };
+        let code = self
+            .ensure(store, module, timeout, 0, || {
+                let path = store
+                    .module_path(module)
+                    .ok_or_else(|| CompileError::UnknownModule(module.to_string()))?;
+                // Layers are written by us only and the path was free of links when it was recorded.
+                File::open(&path).map_err(|error| io_error("open", &path, error).into())
+            })
+            .await;
+        drop(lease);
+        code
+    }
+
+    /// Code of a module that lies elsewhere.
+    pub(crate) async fn file(
+        &self,
+        store: &Arc<Store>,
+        module: File,
+    ) -> Result<Code, CompileError> {
+        self.binary()?;
+        let max = self.max_module;
+        let (module, digest) = blocking(move || {
+            let mut module = module;
+            let digest = hash(&mut module, max)?;
+            Ok((module, digest))
+        })
+        .await?;
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(1, |time| time.as_secs().max(1));
+        self.ensure(
+            store,
+            &digest,
+            AT_FIRST_USE.min(self.timeout),
+            since,
+            move || Ok(module),
+        )
+        .await
+    }
+
+    async fn ensure(
+        &self,
+        store: &Arc<Store>,
+        module: &Digest,
+        timeout: Duration,
+        volume_since: u64,
+        open: impl FnOnce() -> Result<File, CompileError>,
+    ) -> Result<Code, CompileError> {
+        let fingerprint = self.fingerprint(store).await?;
+        let key = format!("{fingerprint}/{}", module.hex());
+        let _turn = store.turn(format!("code/{key}")).await;
+        let known = store.index.state().code.get(&key).cloned();
+        match known {
+            Some(CodeRecord::Invalid(text)) => return Err(CompileError::Invalid(text)),
+            Some(CodeRecord::Compiled { size, digest, .. }) => {
+                match self.cached(store, &key, size, digest).await {
+                    Ok(code) => return Ok(code),
+                    Err(reason) => tracing::warn!(%module, reason, "compiled code is made anew"),
+                }
+            }
+            None => {}
+        }
+        let source = open()?;
+        let _slot = self
+            .slots
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let made = tokio::time::timeout(timeout, self.compile(store, source, module))
+            .await
+            .map_err(|_| CompileError::TimedOut {
+                module: module.to_string(),
+                seconds: timeout.as_secs(),
+            })?;
+        let record = match made {
+            Ok((file, size, digest)) => {
+                let path = store.code_path(&key);
+                keep(file, path).await?;
+                CodeRecord::Compiled {
+                    size,
+                    digest,
+                    volume_since,
+                }
+            }
+            Err(CompileError::Invalid(text)) => CodeRecord::Invalid(text),
+            Err(error) => return Err(error),
+        };
+        let change = Change::Code(key.clone(), Some(record.clone()));
+        let writer = store.clone();
+        blocking(move || Ok(writer.index.change(|_| (vec![change], ()))?)).await?;
+        match record {
+            CodeRecord::Invalid(text) => Err(CompileError::Invalid(text)),
+            CodeRecord::Compiled { size, .. } => {
+                lock(&self.verified).insert(key.clone());
+                let path = store.code_path(&key);
+                let file = File::open(&path).map_err(|error| io_error("open", &path, error))?;
+                Ok(Code { file, size })
+            }
+        }
+    }
+
+    /// A cache entry, verified once in this process.
+    async fn cached(
+        &self,
+        store: &Store,
+        key: &str,
+        size: u64,
+        digest: Digest,
+    ) -> Result<Code, String> {
+        let path = store.code_path(key);
+        let file = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        if lock(&self.verified).contains(key) {
+            return Ok(Code { file, size });
+        }
+        let (file, found) = blocking(move || {
+            let mut file = file;
+            let found = hash(&mut file, u64::MAX)?;
+            Ok((file, found))
+        })
+        .await
+        .map_err(|error| error.to_string())?;
+        if found != digest {
+            return Err(format!("{} is damaged", path.display()));
+        }
+        lock(&self.verified).insert(key.to_owned());
+        Ok(Code { file, size })
+    }
+
+    /// One run of the compiler; dropping it kills the process.
+    async fn compile(
+        &self,
+        store: &Store,
+        source: File,
+        module: &Digest,
+    ) -> Result<(tempfile::NamedTempFile, u64, Digest), CompileError> {
+        let failed = |reason: String| CompileError::Failed {
+            module: module.to_string(),
+            reason,
+        };
+        let binary = self.binary()?;
+        let mut child = Command::new(binary)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| {
+                CompileError::Unavailable(format!("start {}: {error}", binary.display()))
+            })?;
+        if let Some(pid) = child.id() {
+            for cgroup in &self.cgroups {
+                let procs = cgroup.join("cgroup.procs");
+                // Unbounded is not an option: what is not in its cgroup does not get the module.
+                std::fs::write(&procs, pid.to_string())
+                    .map_err(|error| failed(format!("put it in {}: {error}", procs.display())))?;
+            }
+        }
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(failed("its pipes are missing".into()));
+        };
+        let scratch = store.scratch_file()?;
+        let output = scratch
+            .reopen()
+            .map_err(|error| io_error("open", scratch.path(), error))?;
+        let (fed, received, text) = tokio::join!(
+            feed(source, stdin, self.max_module),
+            receive(stdout, output, self.max_code),
+            read_text(stderr),
+        );
+        // A compiler that writes without end was cut off by the closed pipe.
+        if received.is_err() {
+            let _ = child.start_kill();
+        }
+        let status = child
+            .wait()
+            .await
+            .map_err(|error| failed(format!("wait for it: {error}")))?;
+        match status.code() {
+            Some(1) => {
+                let text = if text.is_empty() {
+                    "the module is invalid".to_owned()
+                } else {
+                    text
+                };
+                return Err(CompileError::Invalid(text));
+            }
+            Some(0) => {}
+            _ if received.is_ok() => {
+                return Err(failed(match text.as_str() {
+                    "" => format!("it ended by {status}"),
+                    text => format!("it ended by {status}: {text}"),
+                }));
+            }
+            _ => {}
+        }
+        match fed {
+            Ok(digest) if digest == *module => {}
+            Ok(_) => return Err(failed("the module changed while it was read".into())),
+            Err(error) => return Err(failed(format!("hand over the module: {error}"))),
+        }
+        let (size, digest) = received.map_err(|error| {
+            if error.raw_os_error().is_some() {
+                CompileError::Store(io_error("write", scratch.path(), error))
+            } else {
+                failed(error.to_string())
+            }
+        })?;
+        if size == 0 {
+            return Err(failed("it wrote no code".into()));
+        }
+        Ok((scratch, size, digest))
+    }
+}
+
+/// Hands the module over and hashes what was handed over.
+async fn feed(source: File, mut stdin: tokio::process::ChildStdin, max: u64) -> io::Result<Digest> {
+    let mut source = tokio::fs::File::from_std(source);
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut total = 0;
+    let mut listening = true;
+    loop {
+        let count = source.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(Digest::from_hasher(hasher));
+        }
+        total += count as u64;
+        if total > max {
+            return Err(io::Error::other(format!("it has more than {max} bytes")));
+        }
+        hasher.update(&buffer[..count]);
+        // A compiler that has seen enough tells by its exit code.
+        if listening && stdin.write_all(&buffer[..count]).await.is_err() {
+            listening = false;
+        }
+    }
+}
+
+async fn receive(
+    mut stdout: impl AsyncRead + Unpin,
+    output: File,
+    max: u64,
+) -> io::Result<(u64, Digest)> {
+    let mut output = tokio::fs::File::from_std(output);
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut total = 0;
+    loop {
+        let count = stdout.read(&mut buffer).await?;
+        if count == 0 {
+            output.flush().await?;
+            return Ok((total, Digest::from_hasher(hasher)));
+        }
+        total += count as u64;
+        if total > max {
+            return Err(io::Error::other(format!(
+                "it wrote more than {max} bytes of code"
+            )));
+        }
+        hasher.update(&buffer[..count]);
+        output.write_all(&buffer[..count]).await?;
+    }
+}
+
+/// The first bytes of the text; the rest is read away so that the writer never blocks.
+async fn read_text(mut stderr: impl AsyncRead + Unpin) -> String {
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
+        let room = MAX_TEXT.saturating_sub(text.len());
+        text.extend_from_slice(&buffer[..count.min(room)]);
+    }
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+async fn keep(file: tempfile::NamedTempFile, path: PathBuf) -> Result<(), CompileError> {
+    blocking(move || {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)
+                .map_err(|error| io_error("create", directory, error))?;
+        }
+        file.as_file()
+            .sync_all()
+            .map_err(|error| io_error("sync", file.path(), error))?;
+        file.persist(&path)
+            .map_err(|error| io_error("rename to", &path, error.error))?;
+        Ok(())
+    })
+    .await
+}
+
+/// The digest of a whole file, which is left at its start.
+fn hash(file: &mut File, max: u64) -> Result<Digest, CompileError> {
+    let fail = |error| StoreError::Io {
+        action: "read",
+        path: "the module".into(),
+        source: error,
+    };
+    file.rewind().map_err(fail)?;
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 128 << 10];
+    let mut total = 0;
+    loop {
+        let count = file.read(&mut buffer).map_err(fail)?;
+        if count == 0 {
+            break;
+        }
+        total += count as u64;
+        if total > max {
+            return Err(CompileError::Invalid(format!(
+                "the module has more than {max} bytes"
+            )));
+        }
+        hasher.update(&buffer[..count]);
+    }
+    file.rewind().map_err(fail)?;
+    Ok(Digest::from_hasher(hasher))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CompileError> + Send + 'static,
+) -> Result<T, CompileError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| CompileError::Failed {
+            module: "a module".into(),
+            reason: error.to_string(),
+        })?
+}
+
+/// The line itself where it can be a file name, else its hash.
+fn directory_name(line: &str) -> String {
+    let plain = line.len() <= 128
+        && !line.starts_with('.')
+        && line
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if plain {
+        line.to_owned()
+    } else {
+        Digest::of(line.as_bytes()).hex().to_owned()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Sets and options changed in single steps: a panic elsewhere leaves them whole.
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_always_a_safe_file_name() {
+        assert_eq!(
+            directory_name("wasmtime-48.0.1-ab12"),
+            "wasmtime-48.0.1-ab12"
+        );
+        for line in ["../x", ".hidden", "a/b", "two words", &"x".repeat(200)] {
+            let name = directory_name(line);
+            assert!(name.len() == 64 && !name.contains('/'), "{line}: {name}");
+        }
+    }
+}
