@@ -137,12 +137,20 @@ demo: deps build ## a tour: Wasm and Linux containers in pods, by crictl
 bench: deps build ## figures of the main steps, p50 and p99
 	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench
 
+# The daemon looks for its shims in /usr/libexec/criw; with another PREFIX it has to be told.
 .PHONY: install
-install: daemon shims ## into $(DESTDIR)$(PREFIX)
+install: daemon shims ## into $(DESTDIR)$(PREFIX), with a systemd unit and an example configuration
 	install -D -m 755 $(BIN)/criw $(DESTDIR)$(PREFIX)/bin/criw
 	for program in criw-shim-wasmtime criw-shim-runc criw-compile criw-init; do \
 		install -D -m 755 $(LIBEXEC)/$$program $(DESTDIR)$(PREFIX)/libexec/criw/$$program; \
 	done
+	install -D -m 644 systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/criw/config.toml
+	install -D -m 644 systemd/criw.service $(DESTDIR)$(PREFIX)/lib/systemd/system/criw.service
+	sed -i 's|/usr/bin/criw|$(PREFIX)/bin/criw|' $(DESTDIR)$(PREFIX)/lib/systemd/system/criw.service
+	if [ "$(PREFIX)" != /usr ]; then \
+		install -d $(DESTDIR)/etc/criw/config.d; \
+		echo 'libexec = "$(PREFIX)/libexec/criw"' >$(DESTDIR)/etc/criw/config.d/00-prefix.toml; \
+	fi
 
 .PHONY: clean
 clean: ## remove build/ and the target directories
