@@ -7,18 +7,30 @@
 //!   daemon side   client   launch a shim in its namespaces, call it
 //!   both          protocol, spec   what is said
 //!                 message, record  how it is said: one datagram, one file
-//!   shim side     shim     main of every shim: cgroup, Create, lock-up, exit
-//!                 server   the control thread's loop
-//!                 jail     root, privileges, seccomp: the order of locking up
-//!                 log      CRI log lines
-//!                 sys      the few system calls that need `unsafe`
+//!   shim side     shim     main of every Wasm shim: cgroup, Create, lock-up, control, exit
+//!                 server   the control loop's socket
+//!                 descriptors, signal   what came with Create; what a signal becomes
+//!                 jail     the order of locking up: root, privileges, seccomp
+//!                 engine, guest   what an engine is; the thread that it runs on
+//!                 log, stdio   CRI log lines; the guest's standard streams
+//!   both          sys      the few system calls that need `unsafe`
 //! ```
 
 pub mod client;
+pub mod descriptors;
+pub mod engine;
+mod guest;
+pub mod jail;
 pub mod log;
 pub mod message;
+mod privileges;
 pub mod protocol;
 pub mod record;
+mod root;
+mod seccomp;
 pub mod server;
+pub mod shim;
+pub mod signal;
 pub mod spec;
+pub mod stdio;
 mod sys;

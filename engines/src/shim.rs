@@ -1,0 +1,471 @@
+//! The main of every Wasm shim: from birth to the exit record, read from top to
+//! bottom. [`run`] never returns to the engine's `main` once a container exists.
+
+use std::io::{self, Read};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::descriptors::Descriptors;
+use crate::engine::{Engine, Outcome, Surroundings};
+use crate::guest::Guest;
+use crate::jail;
+use crate::log::Log;
+use crate::protocol::{
+    ExitReason, ExitRecord, Phase, Reply, Request, SOCKET_FD, START_WAIT_MS, VERSION,
+};
+use crate::record::{chain, clip};
+use crate::server::{Caller, Event, Server};
+use crate::signal::{self, Action};
+use crate::spec::{EngineSection, MAX_SPEC, Spec, StopMode, WasmSection};
+use crate::stdio::{Output, Stdio};
+use crate::sys;
+
+/// A shim that nobody creates a container in ends by itself.
+const CREATE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long opening the guest's root may take before Create is answered anyway.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the end waits for a writer that is stuck in the kernel.
+const FINISH_LIMIT: Duration = Duration::from_millis(200);
+
+/// Command line of every shim, as [`crate::client::launch`] writes it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Arguments {
+    /// `--id`: only to be seen in `ps`.
+    pub id: String,
+    /// `--cgroup`, once per hierarchy.
+    pub cgroup_dirs: Vec<PathBuf>,
+}
+
+impl Arguments {
+    /// Parses the words after the program's name.
+    pub fn parse(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, String> {
+        let mut arguments = Self::default();
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{} needs a value", word.display()))?;
+            match word.to_str() {
+                Some("--id") => arguments.id = value.to_string_lossy().into_owned(),
+                Some("--cgroup") => arguments.cgroup_dirs.push(PathBuf::from(value)),
+                _ => return Err(format!("unknown argument {}", word.display())),
+            }
+        }
+        Ok(arguments)
+    }
+}
+
+/// The first act of every shim: joins its cgroups and takes the inherited socket.
+/// Also the whole start of a shim with a control loop of its own (runc's).
+pub fn begin() -> Result<Server, String> {
+    let arguments = Arguments::parse(std::env::args_os().skip(1))?;
+    for directory in &arguments.cgroup_dirs {
+        join_cgroup(directory)?;
+    }
+    let listener = sys::inherited(SOCKET_FD)
+        .map_err(|error| format!("take socket from descriptor {SOCKET_FD}: {error}"))?;
+    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::CLOEXEC)
+        .map_err(|error| format!("mark the socket close-on-exec: {error}"))?;
+    Server::new(listener).map_err(|error| format!("serve the socket: {error}"))
+}
+
+fn join_cgroup(directory: &Path) -> Result<(), String> {
+    let path = directory.join("cgroup.procs");
+    let joined = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| io::Write::write_all(&mut file, b"0"));
+    joined.map_err(|error| format!("join cgroup {}: {error}", path.display()))
+}
+
+/// Waits for Create, answering State meanwhile. `None` when the time is over.
+pub fn wait_for_create(server: &mut Server) -> io::Result<Option<(Caller, Spec, Descriptors)>> {
+    let until = Instant::now() + CREATE_LIMIT;
+    loop {
+        match server.next(&[], Some(until))? {
+            Event::Deadline => return Ok(None),
+            Event::Wake(_) => {}
+            Event::Request {
+                caller,
+                request:
+                    Request::Create {
+                        version,
+                        fds: roles,
+                    },
+                fds,
+            } => match read_create(version, &roles, fds) {
+                Ok((spec, descriptors)) => return Ok(Some((caller, spec, descriptors))),
+                Err(message) => server.reply(caller, &Reply::Failed { message }),
+            },
+            Event::Request {
+                caller,
+                request: Request::State,
+                ..
+            } => server.reply(
+                caller,
+                &Reply::State {
+                    phase: Phase::Empty,
+                    pid: None,
+                    dropped_log_lines: 0,
+                },
+            ),
+            Event::Request { caller, .. } => {
+                let message = "this shim has no container yet".to_owned();
+                server.reply(caller, &Reply::Failed { message });
+            }
+        }
+    }
+}
+
+fn read_create(
+    version: u32,
+    roles: &[crate::protocol::FdRole],
+    fds: Vec<OwnedFd>,
+) -> Result<(Spec, Descriptors), String> {
+    if version != VERSION {
+        return Err(format!(
+            "request has protocol version {version}, this shim speaks {VERSION}"
+        ));
+    }
+    let mut descriptors = Descriptors::sort(roles, fds)?;
+    let file = descriptors.spec.take().ok_or("Create carries no spec")?;
+    let mut json = Vec::new();
+    std::fs::File::from(file)
+        .take(MAX_SPEC as u64 + 1)
+        .read_to_end(&mut json)
+        .map_err(|error| format!("read spec: {error}"))?;
+    let spec = Spec::parse(&json).map_err(|error| chain(&error))?;
+    Ok((spec, descriptors))
+}
+
+/// Runs a Wasm shim to its end.
+pub fn run(engine: &impl Engine) -> ExitCode {
+    match serve(engine) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("shim: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(engine: &impl Engine) -> Result<(), String> {
+    let mut server = begin()?;
+    let waited = wait_for_create(&mut server).map_err(|error| format!("wait: {error}"))?;
+    let Some((caller, spec, mut descriptors)) = waited else {
+        return Err(format!("nobody sent Create within {CREATE_LIMIT:?}"));
+    };
+    let exit_record = descriptors.exit_record.take();
+    match create(engine, &spec, descriptors) {
+        Ok(container) => {
+            let mut control = Control {
+                server,
+                exit_record,
+                container,
+                phase: Phase::Created,
+                starting: None,
+                draining: false,
+            };
+            control.await_settled();
+            control.server.reply(caller, &Reply::Created { pid: None });
+            control.run()
+        }
+        Err(message) => {
+            // Half locked up there is no second try.
+            let record = ExitRecord::now(128, ExitReason::StartError, message.clone());
+            if let Some(file) = &exit_record {
+                let _ = record.write(file.as_fd());
+            }
+            let reply = Reply::Failed {
+                message: message.clone(),
+            };
+            server.reply(caller, &reply);
+            Err(message)
+        }
+    }
+}
+
+/// What exists once Create is done.
+struct Container {
+    guest: Guest,
+    log: Arc<Log>,
+    stdout: Output,
+    stderr: Output,
+    listeners: Arc<Vec<TcpListener>>,
+    stop: StopMode,
+}
+
+/// Builds everything up to "go".
+fn create(
+    engine: &impl Engine,
+    spec: &Spec,
+    mut descriptors: Descriptors,
+) -> Result<Container, String> {
+    let EngineSection::Wasm(wasm) = &spec.criw.engine else {
+        return Err("the spec is not for a Wasm engine".to_owned());
+    };
+    let process = spec
+        .oci
+        .process()
+        .as_ref()
+        .ok_or("the spec has no process")?;
+    let program = match (&wasm.start_error, descriptors.code.take()) {
+        (Some(text), _) => Err(clip(text.clone())),
+        (None, Some(code)) => engine.prepare(code, spec).map_err(clip),
+        (None, None) => return Err("Create carries no code".to_owned()),
+    };
+    let (log, stdio) = streams(&mut descriptors);
+    let (stdout, stderr) = (stdio.stdout.clone(), stdio.stderr.clone());
+    let (program, listeners) = listen(program, wasm);
+    jail::enter_root(spec, &mut descriptors)?;
+    jail::lock_up(process)?;
+    let surroundings = Surroundings {
+        stdio,
+        listeners: Arc::clone(&listeners),
+    };
+    let guest = Guest::spawn(program, surroundings)
+        .map_err(|error| format!("start the guest's thread: {error}"))?;
+    Ok(Container {
+        guest,
+        log,
+        stdout,
+        stderr,
+        listeners,
+        stop: wasm.stop,
+    })
+}
+
+/// A port that is taken is the user's mistake: a start error, like a bad module.
+fn listen<T>(
+    program: Result<T, String>,
+    wasm: &WasmSection,
+) -> (Result<T, String>, Arc<Vec<TcpListener>>) {
+    match jail::bind_listeners(&wasm.listen) {
+        Ok(listeners) => (program, Arc::new(listeners)),
+        Err(message) => (program.and(Err(message)), Arc::default()),
+    }
+}
+
+/// Standard streams are the log, unless the daemon gave others (exec).
+fn streams(descriptors: &mut Descriptors) -> (Arc<Log>, Stdio) {
+    let log = Log::new(descriptors.log.take());
+    let given = (
+        descriptors.stdin.take(),
+        descriptors.stdout.take(),
+        descriptors.stderr.take(),
+    );
+    let stdio = match given {
+        (None, None, None) => Stdio::to_log(&log),
+        (stdin, stdout, stderr) => Stdio::to_descriptors(stdin, stdout, stderr),
+    };
+    (log, stdio)
+}
+
+/// The control thread: owns socket, timers and exit record, never waits for the guest.
+struct Control {
+    server: Server,
+    exit_record: Option<OwnedFd>,
+    container: Container,
+    phase: Phase,
+    /// Who waits for the answer to Start, and until when.
+    starting: Option<(Caller, Instant)>,
+    draining: bool,
+}
+
+impl Control {
+    /// Waits until the guest's thread is ready for "go", so that Start is quick.
+    fn await_settled(&mut self) {
+        let end = Instant::now() + SETTLE_LIMIT;
+        while !self.container.guest.news().settled {
+            let left = end.saturating_duration_since(Instant::now());
+            let Ok(left) = rustix::event::Timespec::try_from(left) else {
+                return;
+            };
+            let wake = self.container.guest.wake();
+            let mut polled = [rustix::event::PollFd::from_borrowed_fd(
+                wake,
+                rustix::event::PollFlags::IN,
+            )];
+            match rustix::event::poll(&mut polled, Some(&left)) {
+                Ok(0) => return,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        loop {
+            let until = self.starting.map(|(_, until)| until);
+            let event = self
+                .server
+                .next(&[self.container.guest.wake()], until)
+                .map_err(|error| format!("wait for requests: {error}"))?;
+            match event {
+                Event::Wake(_) => self.hear_guest(),
+                Event::Deadline => self.answer_start(),
+                Event::Request {
+                    caller,
+                    request,
+                    fds,
+                } => self.answer(caller, request, fds),
+            }
+        }
+    }
+
+    fn hear_guest(&mut self) {
+        let news = self.container.guest.news();
+        if news.started {
+            self.answer_start();
+        }
+        if let Some(outcome) = news.outcome {
+            self.end_with_outcome(&outcome);
+        }
+    }
+
+    /// The guest runs, or its start section took the whole time: both are Started.
+    fn answer_start(&mut self) {
+        if let Some((caller, _)) = self.starting.take() {
+            self.server.reply(caller, &Reply::Started);
+        }
+    }
+
+    fn answer(&mut self, caller: Caller, request: Request, fds: Vec<OwnedFd>) {
+        let reply = match request {
+            Request::Start if self.phase == Phase::Created => {
+                self.phase = Phase::Running;
+                let until = Instant::now() + Duration::from_millis(START_WAIT_MS);
+                self.starting = Some((caller, until));
+                self.container.guest.go();
+                return;
+            }
+            Request::Start => failed("the guest was started before"),
+            Request::Create { .. } => failed("this shim has a container already"),
+            Request::State => Reply::State {
+                phase: self.phase,
+                pid: None,
+                dropped_log_lines: self.container.log.dropped(),
+            },
+            Request::ReopenLog { .. } => match self.reopen(fds) {
+                Ok(()) => Reply::Done,
+                Err(error) => failed(&format!("reopen log: {error}")),
+            },
+            Request::Signal { signal, stop, .. } => {
+                let has_listeners = !self.container.listeners.is_empty();
+                match signal::decide(signal, stop, self.container.stop, has_listeners) {
+                    Action::Invalid => failed(&format!("there is no signal {signal}")),
+                    Action::Ignore => Reply::Done,
+                    Action::Drain => {
+                        self.drain();
+                        Reply::Done
+                    }
+                    Action::End => {
+                        let record = signal::ended_by(signal);
+                        self.end(record, Some((caller, Reply::Done)))
+                    }
+                }
+            }
+        };
+        self.server.reply(caller, &reply);
+    }
+
+    fn reopen(&self, fds: Vec<OwnedFd>) -> io::Result<()> {
+        let file = fds
+            .into_iter()
+            .next()
+            .ok_or_else(|| io::Error::other("no descriptor came with the request"))?;
+        self.container.log.reopen(file)
+    }
+
+    /// A listener that is shut down wakes whoever waits in accept or poll.
+    fn drain(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            for listener in self.container.listeners.iter() {
+                let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
+            }
+        }
+    }
+
+    fn end_with_outcome(&mut self, outcome: &Outcome) -> ! {
+        let record = ExitRecord::now(
+            i32::from(outcome.code),
+            outcome.reason,
+            outcome.message.clone(),
+        );
+        let reply = self.starting.take().map(|(caller, _)| {
+            let reply = match outcome.reason {
+                ExitReason::StartError => Reply::StartFailed {
+                    message: outcome.message.clone(),
+                },
+                // It ran; that it is over already is told by the exit record.
+                _ => Reply::Started,
+            };
+            (caller, reply)
+        });
+        self.end(record, reply)
+    }
+
+    /// The last act: half lines, record, the answer that is owed, and out.
+    fn end(&mut self, mut record: ExitRecord, owed: Option<(Caller, Reply)>) -> ! {
+        self.phase = Phase::Exited;
+        self.container.stdout.finish(FINISH_LIMIT);
+        self.container.stderr.finish(FINISH_LIMIT);
+        record.dropped_log_lines = self.container.log.dropped();
+        if let Some(file) = &self.exit_record {
+            let _ = record.write(file.as_fd());
+        }
+        self.answer_start();
+        if let Some((caller, reply)) = owed {
+            self.server.reply(caller, &reply);
+        }
+        sys::exit_now(u8::try_from(record.code & 0xff).unwrap_or(u8::MAX))
+    }
+}
+
+fn failed(message: &str) -> Reply {
+    Reply::Failed {
+        message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_parsed() {
+        let parse = |words: &[&str]| Arguments::parse(words.iter().map(|word| (*word).into()));
+        assert_eq!(parse(&[]).unwrap(), Arguments::default());
+        let all = parse(&["--id", "x", "--cgroup", "/a", "--cgroup", "/b"]).unwrap();
+        assert_eq!(all.cgroup_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        for bad in [&["--id"][..], &["--cgroup"], &["--what", "x"], &["x"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn create_is_checked_before_anything_is_done() {
+        use crate::protocol::FdRole;
+        let fd = |text: &str| {
+            let mut file = tempfile::tempfile().unwrap();
+            io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            io::Seek::rewind(&mut file).unwrap();
+            OwnedFd::from(file)
+        };
+        for (version, roles, text, expected) in [
+            (VERSION + 1, vec![FdRole::Spec], "{}", "protocol version"),
+            (VERSION, vec![FdRole::Log], "{}", "no spec"),
+            (VERSION, vec![FdRole::Spec], "{", "parse spec"),
+            (VERSION, vec![FdRole::Spec], "{}", "parse spec"),
+        ] {
+            let error = read_create(version, &roles, vec![fd(text)]).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
