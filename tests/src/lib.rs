@@ -1,1 +1,23 @@
-//! Black-box tests of the real binaries.
+//! Black-box tests of the real binaries: what the tests, the demo's push tool and
+//! the benchmark share. Nothing in here knows the inside of the daemon; it speaks
+//! CRI, reads logs, and looks at the machine.
+//!
+//! Every test has a [`machine::Machine`] of its own: a private directory, a private
+//! network and mount namespace, a daemon, a registry. So tests run side by side,
+//! and beside any other daemon of the machine.
+
+pub mod binaries;
+pub mod client;
+pub mod config;
+pub mod crictl;
+pub mod daemon;
+pub mod faulty;
+pub mod http;
+pub mod image;
+pub mod images;
+pub mod leak;
+pub mod machine;
+pub mod plan;
+pub mod registry;
+pub mod wait;
+pub mod world;

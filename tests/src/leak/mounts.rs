@@ -1,0 +1,155 @@
+//! Mounts, and the namespaces that processes, mounts and descriptors keep alive.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Command;
+
+use crate::world::World;
+
+const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+/// One line of a mountinfo, as far as it matters here.
+struct Line {
+    root: String,
+    target: String,
+    filesystem: String,
+}
+
+fn parse(mountinfo: &str) -> Vec<Line> {
+    mountinfo
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let mut left = left.split(' ').skip(3);
+            Some(Line {
+                root: left.next()?.into(),
+                target: left.next()?.into(),
+                filesystem: right.split(' ').next()?.into(),
+            })
+        })
+        .collect()
+}
+
+/// Every mount table that can hold a mount of ours, by a name for it.
+fn tables(world: &World, daemon: u32) -> Vec<(String, Vec<Line>)> {
+    let mut tables = Vec::new();
+    let mut add = |name: &str, text: String| tables.push((name.to_owned(), parse(&text)));
+    let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let dir = world.dir.to_string_lossy().into_owned();
+    // Of the host only what is about us: other tests mount there too.
+    let host: String = of("self")
+        .lines()
+        .filter(|line| line.contains(&dir))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    add("host", host);
+    add("world", of(&world.holder().to_string()));
+    add("daemon", of(&daemon.to_string()));
+    for (number, path) in kept_mount_namespaces(daemon).into_iter().enumerate() {
+        let output = Command::new("nsenter")
+            .arg(format!("--mount={path}"))
+            .args(["cat", "/proc/self/mountinfo"])
+            .output();
+        if let Ok(output) = output {
+            add(
+                &format!("kept {number}"),
+                String::from_utf8_lossy(&output.stdout).into_owned(),
+            );
+        }
+    }
+    tables
+}
+
+/// Mount namespaces that the daemon holds by a descriptor or one of its threads
+/// lives in; the pins of pods are in such a one. In a stable order.
+fn kept_mount_namespaces(daemon: u32) -> Vec<String> {
+    let own = fs::read_link(format!("/proc/{daemon}/ns/mnt")).unwrap_or_default();
+    let mut found = BTreeMap::new();
+    for (directory, suffix) in [("fd", ""), ("task", "/ns/mnt")] {
+        let entries = fs::read_dir(format!("/proc/{daemon}/{directory}"));
+        for entry in entries.into_iter().flatten().flatten() {
+            let path = format!("{}{suffix}", entry.path().display());
+            let Ok(target) = fs::read_link(&path) else {
+                continue;
+            };
+            if target.to_string_lossy().starts_with("mnt:[") && target != own {
+                found.insert(target, path);
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// All mounts, by table and place.
+pub(super) fn all(world: &World, daemon: u32) -> BTreeSet<String> {
+    let mut counts = BTreeMap::<String, u32>::new();
+    for (name, lines) in tables(world, daemon) {
+        for line in lines {
+            // nsfs mounts differ by inode, which is what may leak.
+            let root = if line.filesystem == "nsfs" {
+                &*line.root
+            } else {
+                ""
+            };
+            let what = format!("{name}: {} {} {root}", line.target, line.filesystem);
+            *counts.entry(what).or_default() += 1;
+        }
+    }
+    counts
+        .into_iter()
+        .flat_map(|(what, count)| (1..=count).map(move |number| format!("{what} #{number}")))
+        .collect()
+}
+
+/// Namespaces of processes, nsfs mounts and the daemon's descriptors.
+pub(super) fn namespaces(world: &World, daemon: u32, processes: &[u32]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for pid in processes.iter().chain([&daemon, &world.holder()]) {
+        for name in NAMESPACES {
+            if let Ok(target) = fs::read_link(format!("/proc/{pid}/ns/{name}")) {
+                found.insert(target.to_string_lossy().into_owned());
+            }
+        }
+    }
+    for entry in fs::read_dir(format!("/proc/{daemon}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if let Ok(target) = fs::read_link(entry.path()) {
+            let target = target.to_string_lossy().into_owned();
+            if NAMESPACES
+                .iter()
+                .any(|name| target.starts_with(&format!("{name}:[")))
+            {
+                found.insert(target);
+            }
+        }
+    }
+    for (_, lines) in tables(world, daemon) {
+        let nsfs = lines.into_iter().filter(|line| line.filesystem == "nsfs");
+        found.extend(nsfs.map(|line| line.root));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_mount_line_is_taken_apart() {
+        let lines = super::parse(
+            "41 25 0:4 net:[4026532] /run/netns/x rw shared:9 - nsfs nsfs rw\n42 25 0:5 / /a rw - tmpfs t rw\n",
+        );
+        let seen: Vec<_> = lines
+            .iter()
+            .map(|line| (&*line.root, &*line.target, &*line.filesystem))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("net:[4026532]", "/run/netns/x", "nsfs"),
+                ("/", "/a", "tmpfs")
+            ]
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! Links, routes and nft rules of a world's network namespace.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::world::World;
+
+fn json(world: &World, program: &str, args: &[&str]) -> Result<Value> {
+    let text = world.run(program, args)?;
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(&text).with_context(|| format!("output of {program}"))
+}
+
+fn each(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// Interfaces by name and kind of hardware.
+pub(super) fn links(world: &World) -> Result<BTreeSet<String>> {
+    let links = json(world, "ip", &["-j", "link", "show"])?;
+    Ok(each(&links)
+        .map(|link| format!("{} {}", link["ifname"], link["link_type"]))
+        .collect())
+}
+
+/// Routes of every table, of both families.
+pub(super) fn routes(world: &World) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for family in ["-4", "-6"] {
+        let routes = json(
+            world,
+            "ip",
+            &["-j", family, "route", "show", "table", "all"],
+        )?;
+        found.extend(each(&routes).map(|route| {
+            format!(
+                "{family} {} dev {} table {}",
+                route["dst"], route["dev"], route["table"]
+            )
+        }));
+    }
+    Ok(found)
+}
+
+/// Tables, chains, rules, sets, maps, and each of their elements.
+pub(super) fn nft(world: &World) -> Result<BTreeSet<String>> {
+    let rules = json(world, "nft", &["-j", "list", "ruleset"])?;
+    let mut found = BTreeSet::new();
+    for object in each(&rules["nftables"]) {
+        let Some((kind, body)) = object.as_object().and_then(|object| object.iter().next()) else {
+            continue;
+        };
+        if kind == "metainfo" {
+            continue;
+        }
+        let place = format!(
+            "{kind} {} {} {} {}",
+            body["family"], body["table"], body["chain"], body["name"]
+        );
+        for element in each(&body["elem"]) {
+            found.insert(format!("element of {place}: {element}"));
+        }
+        // A rule has no name, but a handle of its own.
+        found.insert(format!("{place} {}", body["handle"]));
+    }
+    Ok(found)
+}
