@@ -7,8 +7,12 @@
 
 pub mod boot;
 pub mod cgroup;
+pub mod init;
+pub mod mounts;
 pub mod oom_score;
 pub mod pins;
+pub mod rootfs;
+pub mod rootview;
 pub mod shm;
 mod sys;
 pub mod template;

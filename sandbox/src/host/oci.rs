@@ -1,3 +1,4 @@
+// NOTE to the host-parts helper: the lead wrote this file; build resolve_host_path/check_propagation in mounts.rs and seccomp_default::profile(&[String]) -> serde_json::Value, and add `pub mod oci;`. Remove this line then.
 //! OCI runtime configs: what a
 //! Linux container is for runc, and what a Wasm container is for its shim.
 //!

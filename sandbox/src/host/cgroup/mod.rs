@@ -120,7 +120,8 @@ impl Cgroups {
                 Some(CGROUP2_MAGIC) => v2 = Some(root),
                 Some(CGROUP_MAGIC) => {
                     let name = entry.file_name();
-                    let controllers = name.to_string_lossy().split(',').map(str::to_owned);
+                    let name = name.to_string_lossy();
+                    let controllers = name.split(',').map(str::to_owned);
                     v1.push(Hierarchy {
                         controllers: controllers.collect(),
                         root,
