@@ -82,7 +82,7 @@ guests: ## the C guests of the tests and the demo
 
 .PHONY: crictl
 crictl: ## crictl of the pinned cri-tools
-	cd critest && CGO_ENABLED=0 go build -trimpath -o $(TOOLS)/crictl \
+	cd critest && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o $(TOOLS)/crictl \
 		-ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(CRI_TOOLS)" \
 		sigs.k8s.io/cri-tools/cmd/crictl
 
