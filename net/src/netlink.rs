@@ -179,6 +179,14 @@ impl Socket {
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        // A transaction must go out whole, whatever the default buffer is.
+        const ALWAYS_FITS: usize = 64 << 10;
+        if bytes.len() > ALWAYS_FITS {
+            rustix::net::sockopt::set_socket_send_buffer_size_force(
+                &self.0,
+                bytes.len().saturating_mul(2),
+            )?;
+        }
         sendto(
             &self.0,
             bytes,

@@ -328,17 +328,20 @@ fn change(batch: &mut Batch, change: Change, table: &str, element: &Element) {
             &attribute(LIST_ELEMENT | NESTED, &inner),
         ));
     }
+    // Refusals always come back; asking for an answer to each of thousands of
+    // restored elements would overflow the socket's buffer.
     let (kind, flags, verb) = match change {
-        Change::Add { exclusive } => (
+        Change::Add { exclusive: true } => (
             NEW_ELEMENT,
-            NLM_F_CREATE | if exclusive { NLM_F_EXCL } else { 0 },
+            NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
             "add an element to",
         ),
-        Change::Delete => (DELETE_ELEMENT, 0, "remove an element from"),
+        Change::Add { exclusive: false } => (NEW_ELEMENT, NLM_F_CREATE, "add an element to"),
+        Change::Delete => (DELETE_ELEMENT, NLM_F_ACK, "remove an element from"),
     };
     batch.raw(
         kind,
-        flags | NLM_F_ACK,
+        flags,
         &body,
         format!("{verb} nft set {table} {}", element.set),
     );

@@ -21,11 +21,8 @@ pub(crate) fn on_own_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F +
             run("mount", &["--make-rprivate", "/"]);
             run("ip", &["link", "set", "lo", "up"]);
             let dir = tempfile::tempdir().unwrap();
-            // The plugins keep state in fixed places.
-            for place in ["/run", "/var/lib/cni"] {
-                std::fs::create_dir_all(place).unwrap();
-                run("mount", &["-t", "tmpfs", "tmpfs", place]);
-            }
+            // iptables, which portmap runs, keeps its lock there.
+            run("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -73,13 +70,20 @@ impl Host {
 
     /// Everything of the network that could be left behind.
     pub(crate) fn snapshot(&self) -> String {
-        let mut all = run("ip", &["-o", "link"]);
-        all.push_str(&run("ip", &["-4", "route", "show", "table", "all"]));
-        all.push_str(&run("nft", &["list", "ruleset"]));
-        for dir in [
-            self.path("leases/criw"),
-            "/var/lib/cni/networks/test".into(),
-        ] {
+        // A bridge without ports changes its state a little later: names count.
+        let mut all: String = run("ip", &["-br", "link"])
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .map(|name| {
+                format!(
+                    "{name}
+"
+                )
+            })
+            .collect();
+        all.push_str(&run("ip", &["-4", "route", "show", "table", "all"]).replace(" linkdown", ""));
+        all.push_str(&run("nft", &["-s", "list", "ruleset"]));
+        for dir in [self.path("leases/criw"), self.path("ipam/test")] {
             let mut names: Vec<String> = std::fs::read_dir(dir)
                 .into_iter()
                 .flatten()
@@ -227,6 +231,31 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until the host looks as it did; shows the lines that differ if it never does.
+pub(crate) async fn looks_again_like(host: &Host, before: &str) {
+    let start = Instant::now();
+    loop {
+        let now = host.snapshot();
+        if now == before {
+            return;
+        }
+        if start.elapsed() > Duration::from_secs(20) {
+            let only = |a: &str, b: &str| {
+                a.lines()
+                    .filter(|l| !b.lines().any(|o| o == *l))
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            };
+            panic!(
+                "left behind:\n{}\ngone:\n{}",
+                only(&now, before),
+                only(before, &now)
+            );
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
