@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use sha2::Digest as _;
 use tokio::sync::Semaphore;
 
@@ -291,16 +292,18 @@ impl Pull<'_> {
         // A layer's turn is taken before it is fetched and given back when it is in place,
         // in the order of the chain, so two pulls never wait for each other.
         let this = &*self;
-        let fetches = manifest.layers.iter().zip(&chains).map(|(layer, chain)| {
+        // Boxed one by one: rustc cannot prove a stream of borrowing closures to be Send.
+        let mut fetches: Vec<BoxFuture<'_, Result<_, PullError>>> = Vec::new();
+        for (layer, chain) in manifest.layers.iter().zip(&chains) {
             let store = &store;
-            async move {
+            fetches.push(Box::pin(async move {
                 let turn = store.turn(format!("layer/{chain}")).await;
                 if store.layer(chain).is_some() {
-                    return Ok::<_, PullError>((turn, None));
+                    return Ok((turn, None));
                 }
                 Ok((turn, Some(this.download(layer).await?)))
-            }
-        });
+            }));
+        }
         let mut fetched = futures::stream::iter(fetches).buffered(FETCH_AHEAD);
         let (mut unpacked, mut entries) = (self.unpacked, self.entries);
         let mut position = 0;
@@ -443,17 +446,24 @@ impl Pull<'_> {
             return;
         }
         let service = self.service;
-        let compile = variant.modules.iter().map(|module| async move {
-            match service.compiler.stored(&service.store, &module.digest, false).await {
-                Ok(_) => {}
-                Err(CompileError::Invalid(reason)) => {
-                    tracing::info!(image = %self.reference, module = %module.digest, reason, "a module is invalid");
+        let mut compile: Vec<BoxFuture<'_, ()>> = Vec::new();
+        for module in &variant.modules {
+            compile.push(Box::pin(async move {
+                match service
+                    .compiler
+                    .stored(&service.store, &module.digest, false)
+                    .await
+                {
+                    Ok(_) => {}
+                    Err(CompileError::Invalid(reason)) => {
+                        tracing::info!(image = %self.reference, module = %module.digest, reason, "a module is invalid");
+                    }
+                    Err(error) => {
+                        tracing::warn!(image = %self.reference, %error, "a module is compiled at its first start instead");
+                    }
                 }
-                Err(error) => {
-                    tracing::warn!(image = %self.reference, %error, "a module is compiled at its first start instead");
-                }
-            }
-        });
+            }));
+        }
         futures::stream::iter(compile)
             .buffer_unordered(2)
             .collect::<()>()
@@ -678,7 +688,7 @@ impl Sink for FileSink {
         Digest::from_hasher(self.hasher.clone())
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), PullError> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), PullError> {
         self.hasher.update(bytes);
         // A chunk is some kilobytes into the page cache: shorter than a trip to another thread.
         let written = self.file.as_file_mut().write_all(bytes);
@@ -687,7 +697,7 @@ impl Sink for FileSink {
         Ok(())
     }
 
-    async fn restart(&mut self) -> Result<(), PullError> {
+    fn restart(&mut self) -> Result<(), PullError> {
         use std::io::Seek as _;
         let file = self.file.as_file_mut();
         let emptied = file.set_len(0).and_then(|()| file.rewind());

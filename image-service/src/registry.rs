@@ -223,7 +223,7 @@ impl<'a> Session<'a> {
                     }
                 }
             }
-            sink.restart().await?;
+            sink.restart()?;
         }
         Err(last.unwrap_or_else(|| {
             PullError::Transport(format!(
@@ -246,7 +246,7 @@ impl<'a> Session<'a> {
             .await
             .map_err(Step::Next)?;
         if start > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
-            sink.restart().await.map_err(Step::Stop)?;
+            sink.restart().map_err(Step::Stop)?;
         }
         let host = &place.endpoint.host;
         let mut stream = response.bytes_stream();
@@ -269,7 +269,7 @@ impl<'a> Session<'a> {
                     "registry {host} sent more than the {size} bytes of blob {digest}"
                 ))));
             }
-            sink.write(&chunk).await.map_err(Step::Stop)?;
+            sink.write(&chunk).map_err(Step::Stop)?;
         }
         if sink.position() < size {
             return Err(Step::Broken(Failure::BadContent(format!(
@@ -572,9 +572,9 @@ enum Step {
 pub(crate) trait Sink {
     fn position(&self) -> u64;
     fn digest(&self) -> crate::digest::Digest;
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), PullError>;
+    fn write(&mut self, bytes: &[u8]) -> Result<(), PullError>;
     /// Forget everything written.
-    async fn restart(&mut self) -> Result<(), PullError>;
+    fn restart(&mut self) -> Result<(), PullError>;
 }
 
 struct Token<'a> {

@@ -446,6 +446,22 @@ fn user(text: &str) -> Option<ImageUser> {
 mod tests {
     use super::*;
 
+    /// RPC handlers run on any thread: this does not compile otherwise.
+    #[test]
+    fn all_futures_are_send() {
+        fn is_send<T: Send>(_: impl FnOnce(&'static ImageService, PullRequest) -> T) {}
+        is_send(|service, request| service.pull(request));
+        is_send(|service, _| service.remove(""));
+        is_send(|service, request| async move {
+            let id = service.pull(request).await.map_err(|_| ())?;
+            let prepared = service.prepare(&id, Want::Any).await.map_err(|_| ())?;
+            service.hold("", &id, prepared.kind).await.map_err(|_| ())?;
+            service.release("").await.map_err(|_| ())?;
+            let code = service.code(&id.0).await.map_err(|_| ())?;
+            service.compile_file(code.file).await.map_err(|_| ())
+        });
+    }
+
     #[test]
     fn users_are_numbers_or_names() {
         for (text, expected) in [

@@ -229,7 +229,17 @@ impl Unpacking<'_> {
             write_parents(parents)?;
             let here = parents.last().expect("the root is always there");
             let full = here.path.join(name);
+            // Nothing is visible there, but this layer's own whiteout may be: as overlayfs
+            // does, the new directory then hides what the whiteout hid.
+            let whiteout = match rustix::fs::unlinkat(here.top(), name, AtFlags::empty()) {
+                Ok(()) => true,
+                Err(Errno::NOENT) => false,
+                Err(error) => return Err(Fault::io("replace", &full, error)),
+            };
             let fd = make_directory(here.top(), name, &full)?;
+            if whiteout {
+                set_opaque(&fd, &full)?;
+            }
             Ok(Directory {
                 parts: vec![(0, Rc::new(fd))],
                 path: full,

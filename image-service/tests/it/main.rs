@@ -1,0 +1,8 @@
+//! The crate from outside: pulls from a real registry, and from scripted ones that
+//! misbehave in ways a real one cannot be made to.
+
+mod compile;
+mod faults;
+mod fixture;
+mod pulls;
+mod scripted;
