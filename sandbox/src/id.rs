@@ -69,7 +69,9 @@ fn random_hex() -> String {
     let mut filled = 0;
     while filled < bytes.len() {
         // getrandom never fails for such sizes once the pool is ready; EINTR is the one retry.
-        if let Ok(n) = rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+        if let Ok(n) =
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+        {
             filled += n;
         }
     }
@@ -87,7 +89,14 @@ mod tests {
     fn only_64_lower_case_hex_digits_are_ids() {
         let good = "a".repeat(64);
         assert!(SandboxId::try_from(good.clone()).is_ok());
-        for bad in ["", "abc", &good[1..], &good.to_uppercase(), &"g".repeat(64), &format!("../{}", &good[3..])] {
+        for bad in [
+            "",
+            "abc",
+            &good[1..],
+            &good.to_uppercase(),
+            &"g".repeat(64),
+            &format!("../{}", &good[3..]),
+        ] {
             assert!(ContainerId::try_from(bad.to_owned()).is_err(), "{bad}");
         }
         assert_ne!(SandboxId::random(), SandboxId::random());

@@ -4,12 +4,18 @@
 
 pub mod container_state;
 pub mod error;
+pub mod fault;
 pub mod host;
 pub mod id;
+pub mod manager;
 pub mod model;
+mod readiness;
+pub mod record;
 pub mod view;
 
 pub use container_state::{ContainerState, Exit, ProcessIdentity};
 pub use error::{Error, Result};
+pub use host::rootview;
 pub use id::{ContainerId, SandboxId};
+pub use manager::{Config, ExecSpec, Sandboxes, chain};
 pub use view::{ContainerView, Event, ExecOutput, PodView};

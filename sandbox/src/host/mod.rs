@@ -7,14 +7,18 @@
 
 pub mod boot;
 pub mod cgroup;
+pub mod files;
 pub mod init;
 pub mod mounts;
+pub mod oci;
 pub mod oom_score;
 pub mod pins;
 pub mod rootfs;
 pub mod rootview;
+pub mod seccomp_default;
 pub mod shm;
 mod sys;
+pub mod sysctl;
 pub mod template;
 
 use crate::error::{Error, Result};

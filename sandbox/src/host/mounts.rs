@@ -66,6 +66,17 @@ pub fn detached(mount: &Mount, guest: Guest) -> Result<OwnedFd> {
 }
 
 /// What can be refused without a look at the node.
+/// Checks a mount for a container that mounts by path (runc), and returns the
+/// resolved source; a missing one is created as a directory.
+pub fn bind_source(mount: &Mount) -> Result<PathBuf> {
+    check(mount)?;
+    let source = source(&mount.host_path)?;
+    if mount.propagation != Propagation::Private {
+        check_propagation(&source, mount.propagation)?;
+    }
+    Ok(source)
+}
+
 fn check(mount: &Mount) -> Result<()> {
     let refuse = |text: &str| {
         Err(Error::Invalid(format!(

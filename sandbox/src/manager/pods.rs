@@ -1,0 +1,368 @@
+//! RunPodSandbox, StopPodSandbox, RemovePodSandbox.
+//!
+//! Building up writes the record before each thing that would outlive the daemon;
+//! its failure path is the same tear-down that Stop and Remove use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use criw_net::{Attachment, Kind, PodNetwork};
+use futures_util::future::join_all;
+
+use super::tear_down::{KILL_DEADLINE, end_process};
+use super::{Inner, Pod, Sandboxes, blocking, chain, now};
+use crate::error::{Error, Result};
+use crate::fault;
+use crate::host::{self, pins::Want};
+use crate::id::SandboxId;
+use crate::model::{PidMode, PodSpec, Resources, Scope};
+use crate::record::{self, PodPhase, PodRecord};
+use crate::view::Event;
+
+impl Sandboxes {
+    /// Builds a pod and returns when it is READY: namespaces made, network attached, address known.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the same name, namespace, uid and attempt is taken;
+    /// `Unavailable` when the network is not ready; `Invalid` for a sysctl that no
+    /// namespace holds. Nothing is left behind, unless taking down fails too: then
+    /// the pod stays listed NOTREADY, so that a later Stop or Remove tries again.
+    pub async fn run_pod(&self, spec: PodSpec) -> Result<SandboxId> {
+        let inner = self.inner.clone();
+        let this = self.clone();
+        self.whole_or_undone(
+            async move { inner.build_pod(spec).await },
+            move |id| async move { this.remove_pod(&id).await },
+        )
+        .await
+    }
+
+    /// Ends every container at once, detaches the network, drops the namespaces.
+    /// Idempotent; repeats a failed detach; unknown ids are success.
+    pub async fn stop_pod(&self, id: &SandboxId) -> Result<()> {
+        let inner = self.inner.clone();
+        let Ok(pod) = inner.pod(id) else {
+            return Ok(());
+        };
+        self.whole(async move {
+            let _life = pod.life.lock().await;
+            inner.stop_pod(&pod).await
+        })
+        .await
+    }
+
+    /// Stops the pod and forgets it and its containers. Idempotent; unknown ids are success.
+    pub async fn remove_pod(&self, id: &SandboxId) -> Result<()> {
+        let inner = self.inner.clone();
+        let Ok(pod) = inner.pod(id) else {
+            return Ok(());
+        };
+        self.whole(async move {
+            let _life = pod.life.lock().await;
+            inner.stop_pod(&pod).await?;
+            fault::point("remove-pod/stopped");
+            let containers = inner.containers_of(&pod.id);
+            let removals = containers.iter().map(|c| inner.remove_container(c));
+            for removed in join_all(removals).await {
+                removed?;
+            }
+            inner.forget_record_of(&pod).await?;
+            fault::point("remove-pod/files-gone");
+            inner.publish(Event::PodRemoved(pod.id.clone()));
+            tracing::info!(pod = %pod.id, "pod removed");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes the sums that the kubelet announces before it resizes the pod's own cgroup.
+    pub async fn update_pod(
+        &self,
+        id: &SandboxId,
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    ) -> Result<()> {
+        let pod = self.inner.pod(id)?;
+        let _life = pod.life.lock().await;
+        pod.change(&self.inner.config.root, |record| {
+            let mut spec = (*record.spec).clone();
+            spec.overhead = overhead.or(spec.overhead);
+            spec.resources = resources.or(spec.resources);
+            record.spec = Arc::new(spec);
+        })
+    }
+}
+
+impl Inner {
+    async fn build_pod(self: &Arc<Self>, spec: PodSpec) -> Result<SandboxId> {
+        let id = SandboxId::random();
+        let record = PodRecord {
+            version: record::VERSION,
+            boot_id: self.boot_id.clone(),
+            id: id.clone(),
+            spec: Arc::new(spec),
+            created_at: now(),
+            phase: PodPhase::Creating,
+            attachment: None,
+            init: None,
+            message: String::new(),
+        };
+        let pod = Pod::new(record.clone());
+        self.insert_pod(&pod)?;
+        let built = self.pod_steps(&pod, &record).await;
+        let Err(error) = built else {
+            self.publish(Event::PodReady(id.clone()));
+            tracing::info!(pod = %id, name = %pod.spec.name, namespace = %pod.spec.namespace, "pod ready");
+            return Ok(id);
+        };
+        if let Err(undo) = self.take_pod_down(&pod).await {
+            tracing::error!(pod = %id, error = %chain(&undo), "take down a pod that could not be built; it stays listed as NOTREADY");
+            let why = format!("{}; taking it down failed: {}", chain(&error), chain(&undo));
+            if pod
+                .change(&self.config.root, |r| {
+                    r.phase = PodPhase::NotReady;
+                    r.message = why;
+                })
+                .is_ok()
+            {
+                return Err(error);
+            }
+        }
+        self.forget_record_of(&pod).await?;
+        Err(error)
+    }
+
+    async fn pod_steps(self: &Arc<Self>, pod: &Arc<Pod>, record: &PodRecord) -> Result<()> {
+        record::write(&self.config.root, record)?;
+        fault::point("run-pod/recorded");
+        let inner = self.clone();
+        let building = pod.clone();
+        let namespaces = blocking(move || inner.make_namespaces(&building)).await?;
+        pod.set_namespaces(Some(namespaces));
+        fault::point("run-pod/namespaces");
+        self.attach_network(pod).await?;
+        let inner = self.clone();
+        let building = pod.clone();
+        blocking(move || inner.finish_pod(&building)).await?;
+        fault::point("run-pod/files");
+        pod.change(&self.config.root, |r| r.phase = PodPhase::Ready)?;
+        fault::point("run-pod/ready");
+        Ok(())
+    }
+
+    fn make_namespaces(&self, pod: &Pod) -> Result<host::pins::PodNamespaces> {
+        let modes = &pod.spec.namespaces;
+        let own_network = modes.network == Scope::Pod;
+        let namespaces = self.host.pins.create(
+            pod.id.as_str(),
+            Want {
+                net: own_network,
+                ipc: modes.ipc == Scope::Pod,
+                // The host name is the node's exactly when the network is.
+                uts: own_network,
+            },
+        )?;
+        host::sysctl::apply(
+            &namespaces,
+            &pod.spec.hostname,
+            &pod.spec.sysctls,
+            self.config.unprivileged_ports,
+        )?;
+        Ok(namespaces)
+    }
+
+    async fn attach_network(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let Some(namespaces) = pod.namespaces() else {
+            return Ok(());
+        };
+        let Some(netns) = &namespaces.net else {
+            return Ok(());
+        };
+        let mut attachment = self.network.plan(&self.pod_network(pod)).map_err(|e| {
+            Error::Unavailable(format!("{}: {}", on_network("plan", pod), chain(&e)))
+        })?;
+        pod.change(&self.config.root, |r| {
+            r.attachment = Some(attachment.clone());
+        })?;
+        fault::point("run-pod/network-planned");
+        if let Some(path) = visible_netns(&attachment) {
+            host::pins::host::pin_netns_at(std::os::fd::AsFd::as_fd(netns), &path)?;
+        }
+        self.network
+            .attach(&mut attachment, std::os::fd::AsFd::as_fd(netns))
+            .await
+            .map_err(|e| Error::node(on_network("attach", pod), e))?;
+        pod.change(&self.config.root, |r| {
+            r.attachment = Some(attachment.clone());
+        })?;
+        fault::point("run-pod/network-attached");
+        Ok(())
+    }
+
+    fn pod_network(&self, pod: &Pod) -> PodNetwork {
+        let spec = &pod.spec;
+        PodNetwork {
+            id: pod.id.as_str().to_owned(),
+            name: spec.name.clone(),
+            namespace: spec.namespace.clone(),
+            uid: spec.uid.clone(),
+            netns_path: PathBuf::from(format!("/run/netns/criw-{}", pod.id)),
+            ports: spec
+                .ports
+                .iter()
+                .map(|p| criw_net::PortMapping {
+                    protocol: match p.protocol.as_str() {
+                        "udp" => criw_net::Protocol::Udp,
+                        "sctp" => criw_net::Protocol::Sctp,
+                        _ => criw_net::Protocol::Tcp,
+                    },
+                    container_port: p.container_port,
+                    host_port: p.host_port,
+                    host_ip: p.host_ip.parse().ok(),
+                })
+                .collect(),
+            annotations: spec.annotations.clone(),
+            cgroup_path: spec.cgroup_parent.clone().unwrap_or_default(),
+            dns: spec
+                .dns
+                .as_ref()
+                .map(|d| criw_net::Dns {
+                    servers: d.servers.clone(),
+                    searches: d.searches.clone(),
+                    options: d.options.clone(),
+                })
+                .unwrap_or_default(),
+            hostname: spec.hostname.clone(),
+        }
+    }
+
+    fn finish_pod(&self, pod: &Pod) -> Result<()> {
+        let ips = pod
+            .record()
+            .attachment
+            .as_ref()
+            .map(|a| a.ips().to_vec())
+            .unwrap_or_default();
+        host::files::write_pod_files(&self.pod_state(&pod.id), &pod.spec, &ips)?;
+        if pod.spec.namespaces.pid == PidMode::Pod {
+            let parent = pod
+                .spec
+                .cgroup_parent
+                .as_deref()
+                .unwrap_or(&self.config.cgroup_parent);
+            let leaf = self.host.cgroups.leaf(parent, &init_leaf(&pod.id))?;
+            leaf.create(&Resources::default())?;
+            let program = self.config.libexec.join("criw-init");
+            let template = std::os::fd::AsFd::as_fd(&self.host.template);
+            let init = host::init::start(&program, template, &leaf.dirs())?;
+            pod.change(&self.config.root, |r| r.init = Some(init.identity))?;
+        }
+        Ok(())
+    }
+
+    /// Per-boot files of a pod: hosts, resolv.conf, hostname.
+    pub(crate) fn pod_state(&self, id: &SandboxId) -> PathBuf {
+        self.config.state.join("pods").join(id.as_str())
+    }
+
+    async fn stop_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let containers = self.containers_of(&pod.id);
+        for ended in join_all(containers.iter().map(|c| self.kill_container(c))).await {
+            ended?;
+        }
+        fault::point("stop-pod/containers-ended");
+        let was_ready = pod.record().phase == PodPhase::Ready;
+        self.take_pod_down(pod).await?;
+        if was_ready {
+            pod.change(&self.config.root, |r| {
+                r.phase = PodPhase::NotReady;
+                r.message = "stopped".to_owned();
+            })?;
+            fault::point("stop-pod/recorded");
+            self.publish(Event::PodStopped(pod.id.clone()));
+            tracing::info!(pod = %pod.id, "pod stopped");
+        }
+        Ok(())
+    }
+
+    /// Takes down all that a pod holds of the node; idempotent, from any half-built state.
+    pub(crate) async fn take_pod_down(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let (attachment, init) = {
+            let record = pod.record();
+            // After a reboot the pid belongs to somebody else.
+            let init = record.init.filter(|_| record.boot_id == self.boot_id);
+            (record.attachment.clone(), init)
+        };
+        if let Some(attachment) = attachment {
+            let alive = pod.namespaces().is_some_and(|n| n.net.is_some());
+            self.network
+                .detach(&attachment, alive)
+                .await
+                .map_err(|e| Error::node(on_network("detach", pod), e))?;
+            let netns = visible_netns(&attachment);
+            blocking(move || match netns {
+                Some(path) => host::pins::host::unpin(&path),
+                None => Ok(()),
+            })
+            .await?;
+            pod.change(&self.config.root, |r| r.attachment = None)?;
+            fault::point("stop-pod/network-detached");
+        }
+        pod.set_namespaces(None);
+        let inner = self.clone();
+        let id = pod.id.clone();
+        let parent = pod.spec.cgroup_parent.clone();
+        let shared_pid = pod.spec.namespaces.pid == PidMode::Pod;
+        blocking(move || {
+            if shared_pid {
+                if let Some(identity) = init {
+                    end_process(identity, KILL_DEADLINE);
+                }
+                let parent = parent.as_deref().unwrap_or(&inner.config.cgroup_parent);
+                let leaf = inner.host.cgroups.leaf(parent, &init_leaf(&id))?;
+                leaf.kill(KILL_DEADLINE)?;
+                leaf.remove(KILL_DEADLINE)?;
+            }
+            inner.host.pins.remove(id.as_str())?;
+            let files = inner.pod_state(&id);
+            match std::fs::remove_dir_all(&files) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::node(format!("remove {}", files.display()), e))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await?;
+        fault::point("stop-pod/namespaces-gone");
+        Ok(())
+    }
+
+    async fn forget_record_of(&self, pod: &Pod) -> Result<()> {
+        let root = self.config.root.clone();
+        let id = pod.id.clone();
+        blocking(move || record::remove::<PodRecord>(&root, id.as_str())).await?;
+        self.forget_pod(pod);
+        Ok(())
+    }
+}
+
+/// Leaf of a pod's init, beside the containers' leaves.
+pub(crate) fn init_leaf(id: &SandboxId) -> String {
+    format!("{id}.init")
+}
+
+/// Path at which agents of an external CNI see the pod's network namespace; the
+/// built-in network needs none.
+pub(crate) fn visible_netns(attachment: &Attachment) -> Option<PathBuf> {
+    match &attachment.kind {
+        Kind::Cni(record) => Some(record.netns_path.clone()),
+        Kind::Builtin(_) => None,
+    }
+}
+
+fn on_network(verb: &str, pod: &Pod) -> String {
+    format!(
+        "{verb} the network of pod {}/{} ({})",
+        pod.spec.namespace, pod.spec.name, pod.id
+    )
+}
