@@ -7,11 +7,9 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
-
-use rustix::process::WaitStatus;
 
 use crate::children::Children;
 use crate::complaint::{self, End};
@@ -98,7 +96,7 @@ pub(crate) fn run_with(
     // It holds our copies of the streams.
     drop(command);
     match end {
-        End::Status(status) if status.exit_status() == Some(0) => Ok(()),
+        End::Status(status) if status.success() => Ok(()),
         end => Err(Failure {
             binary: runc.binary.clone(),
             what,
@@ -125,7 +123,7 @@ fn end_of(children: &Children, command: &mut Command, limit: Duration) -> End {
         Err(RecvTimeoutError::Timeout) => {
             // An error means that it ended just now.
             let _ = children.signal_group(child.pid, libc::SIGKILL);
-            let _: Result<WaitStatus, _> = child.ended.recv_timeout(KILL_WAIT);
+            let _: Result<ExitStatus, _> = child.ended.recv_timeout(KILL_WAIT);
             End::TimedOut(limit)
         }
     }
@@ -157,4 +155,49 @@ fn tail(path: &Path, from: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(MAX_TEXT).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// The reaper takes every child of the process: no other unit test may start any.
+    #[test]
+    fn a_hanging_call_is_killed_with_its_group() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("runc");
+        let children = Children::adopt().unwrap();
+        let call = |text: &str, limit| {
+            fs::write(&script, format!("#!/bin/sh\n{text}\n")).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+            let runc = Runc::bare(script.clone(), "/nowhere".into());
+            run(&children, &runc, "delete", runc.delete("x"), limit)
+        };
+        let pid = directory.path().join("pid");
+        let hang = format!(
+            "echo busy >&2; sleep 1000 & echo $! > {}; wait",
+            pid.display()
+        );
+        let text = call(&hang, Duration::from_millis(500)).unwrap_err();
+        assert!(
+            text.ends_with("runc delete did not end in 500ms and was killed; it said: busy"),
+            "{text}"
+        );
+        let sleeper = fs::read_to_string(&pid).unwrap();
+        let end = std::time::Instant::now() + KILL_WAIT;
+        while fs::exists(format!("/proc/{}", sleeper.trim())).unwrap() {
+            assert!(
+                std::time::Instant::now() < end,
+                "the orphan is alive or not reaped"
+            );
+            std::thread::yield_now();
+        }
+        let seen =
+            "[ \"$*\" = '--root /nowhere --log-format json delete --force x' ] && [ -z \"$HOME\" ]";
+        assert_eq!(call(seen, KILL_WAIT), Ok(()));
+        // Whatever was written stays bounded, and nobody waits for who holds the pipe.
+        let text = call("head -c 60000 /dev/zero >&2; sleep 3 & exit 1", KILL_WAIT).unwrap_err();
+        assert!(text.len() <= criw_engines::protocol::MAX_MESSAGE_TEXT);
+    }
 }

@@ -9,11 +9,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::process::Command;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::{Pid, WaitOptions};
 
 use crate::sys;
 
@@ -25,14 +26,14 @@ pub(crate) struct Children {
 }
 
 /// Told once, on the reaper's thread and under the lock: it must neither wait nor ask here.
-pub(crate) type Tell = Box<dyn FnOnce(WaitStatus) + Send>;
+pub(crate) type Tell = Box<dyn FnOnce(ExitStatus) + Send>;
 
 #[derive(Default)]
 struct Table {
     waiters: HashMap<i32, Tell>,
     /// What ended before anybody claimed it. Kept while a claim may follow only;
     /// a pid occurs once, so `pid_max` bounds it.
-    strays: Option<HashMap<i32, WaitStatus>>,
+    strays: Option<HashMap<i32, ExitStatus>>,
     /// Counts calls of spawn: the reaper sleeps while there is no child.
     generation: u64,
 }
@@ -40,7 +41,7 @@ struct Table {
 /// A child and the place where its end is told, once.
 pub(crate) struct Child {
     pub(crate) pid: Pid,
-    pub(crate) ended: Receiver<WaitStatus>,
+    pub(crate) ended: Receiver<ExitStatus>,
 }
 
 impl Children {
@@ -137,6 +138,7 @@ impl Children {
         let Ok(Some((_, status))) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) else {
             return;
         };
+        let status = ExitStatus::from_raw(status.as_raw());
         match table.waiters.remove(&raw(pid)) {
             Some(tell) => tell(status),
             None => {

@@ -2,11 +2,12 @@
 //! one sentence.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use criw_engines::record::clip;
-use rustix::process::WaitStatus;
 
 /// How a call ended.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ pub(crate) enum End {
     /// The binary could not be executed.
     NotStarted(io::Error),
     /// By itself or by somebody's signal.
-    Status(WaitStatus),
+    Status(ExitStatus),
     /// It was killed because it took longer than this.
     TimedOut(Duration),
 }
@@ -31,7 +32,7 @@ pub(crate) fn text(binary: &Path, what: &str, end: &End, log: &[u8], stderr: &[u
             let said = said.map_or_else(String::new, |said| format!("; it said: {said}"));
             format!("{runc} {what} did not end in {limit:?} and was killed{said}")
         }
-        End::Status(status) => match (said, status.terminating_signal()) {
+        End::Status(status) => match (said, status.signal()) {
             (Some(said), None) => format!("{runc} {what}: {said}"),
             (Some(said), Some(signal)) => {
                 format!("{runc} {what} was killed by signal {signal}: {said}")
@@ -41,7 +42,7 @@ pub(crate) fn text(binary: &Path, what: &str, end: &End, log: &[u8], stderr: &[u
             }
             (None, None) => format!(
                 "{runc} {what} ended with code {} and gave no reason",
-                status.exit_status().unwrap_or(-1)
+                status.code().unwrap_or(-1)
             ),
         },
     })
@@ -136,13 +137,7 @@ mod tests {
     fn sentences() {
         let runc = Path::new("/x/runc");
         let of = |end: &End, log: &str| text(runc, "create", end, log.as_bytes(), b"");
-        let code_one = || {
-            let mut child = std::process::Command::new("false").spawn().unwrap();
-            let pid = rustix::process::Pid::from_child(&child);
-            let status = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-            assert!(child.try_wait().is_err());
-            End::Status(status.unwrap().unwrap().1)
-        };
+        let code_one = || End::Status(ExitStatus::from_raw(1 << 8));
         let missing = || End::NotStarted(io::Error::from_raw_os_error(libc::ENOENT));
         assert_eq!(
             of(&missing(), ""),
@@ -151,6 +146,10 @@ mod tests {
         assert_eq!(
             of(&End::TimedOut(Duration::from_secs(60)), ""),
             "/x/runc create did not end in 60s and was killed"
+        );
+        assert_eq!(
+            of(&End::Status(ExitStatus::from_raw(9)), ""),
+            "/x/runc create was killed by signal 9 and gave no reason"
         );
         assert_eq!(
             of(&code_one(), ""),

@@ -2,6 +2,7 @@
 //! thread, the driver, whose mount namespace holds the root; nobody waits for it but
 //! by a channel.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -35,7 +36,7 @@ pub(crate) const CONSOLE_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct Pieces {
     pub(crate) rootfs: Option<OwnedFd>,
     /// By index of the spec's mounts.
-    pub(crate) mounts: Vec<(u32, OwnedFd)>,
+    pub(crate) mounts: BTreeMap<u32, OwnedFd>,
     pub(crate) stdin: Option<OwnedFd>,
 }
 
@@ -97,7 +98,7 @@ fn attach(
     bundle: &Path,
     runc: &Runc,
     rootfs: Option<OwnedFd>,
-    mounts: Vec<(u32, OwnedFd)>,
+    mounts: BTreeMap<u32, OwnedFd>,
 ) -> Result<(), String> {
     let prefix = |error: String| format!("prepare mounts for {}: {error}", runc.binary.display());
     let target = mounts::rootfs(&spec.oci, bundle);

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use criw_engines::log::Log;
-use criw_engines::protocol::{FdRole, Phase, Reply, Request, VERSION};
+use criw_engines::protocol::{FdRole, Phase, Reply, Request};
 use criw_engines::server::{Caller, Event, Server};
+use criw_engines::shim;
 use criw_engines::spec::Role;
 use rustix::process::Pid;
 
 use crate::children::Children;
 use crate::driver::{Life, Messenger, News, Order};
 use crate::exec;
-use crate::parts;
+use crate::parts::Parts;
 
 /// Code of a process whose container never ran, as its exit record would say.
 const NEVER_RAN: u8 = 128;
@@ -24,8 +25,6 @@ const NEVER_RAN: u8 = 128;
 struct Control {
     server: Server,
     children: Arc<Children>,
-    /// Given to the driver at Create.
-    driver: Option<(Messenger, Receiver<Order>)>,
     order: Sender<Order>,
     phase: Phase,
     role: Role,
@@ -36,41 +35,46 @@ struct Control {
 }
 
 /// Serves until the container or exec has ended.
-pub(crate) fn serve(listener: OwnedFd, children: Arc<Children>) -> io::Result<ExitCode> {
-    let (messenger, news, wake) = Messenger::new()?;
-    let (order, orders) = channel();
+pub(crate) fn serve() -> Result<ExitCode, String> {
+    let mut server = shim::begin()?;
+    let children = Children::adopt().map_err(|error| format!("become a subreaper: {error}"))?;
+    let created = shim::wait_for_create(&mut server).map_err(socket_failed)?;
+    let (caller, spec, descriptors) = created.ok_or("nobody sent Create in time")?;
+    let begun = Parts::new(spec, descriptors).and_then(|parts| begin(&children, parts));
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(message) => {
+            server.reply(caller, &Reply::Failed { message });
+            return Ok(ExitCode::from(NEVER_RAN));
+        }
+    };
     let mut control = Control {
-        server: Server::new(listener)?,
+        server,
         children,
-        driver: Some((messenger, orders)),
-        order,
+        order: begun.order,
         phase: Phase::Empty,
-        role: Role::Container,
+        role: begun.role,
         pid: None,
-        log: Log::new(None),
-        waiting: None,
+        log: begun.log,
+        waiting: Some(caller),
     };
     loop {
-        match control.server.next(&[wake.as_fd()], None)? {
+        let event = control.server.next(&[begun.wake.as_fd()], None);
+        match event.map_err(socket_failed)? {
             Event::Request {
                 caller,
                 request,
                 fds,
             } => {
                 if let Some(reply) = control.answer(caller, request, fds) {
-                    let failed_create =
-                        matches!(reply, Reply::Failed { .. }) && control.is_unusable();
                     control.server.reply(caller, &reply);
-                    if failed_create {
-                        return Ok(ExitCode::from(NEVER_RAN));
-                    }
                 }
             }
             Event::Wake(_) => {
                 let mut count = [0; 8];
                 // Only the count is reset; the messages themselves say what happened.
-                let _ = rustix::io::read(&wake, &mut count);
-                while let Ok(news) = news.try_recv() {
+                let _ = rustix::io::read(&begun.wake, &mut count);
+                while let Ok(news) = begun.news.try_recv() {
                     if let Some(code) = control.hear(news) {
                         return Ok(code);
                     }
@@ -81,14 +85,51 @@ pub(crate) fn serve(listener: OwnedFd, children: Arc<Children>) -> io::Result<Ex
     }
 }
 
+fn socket_failed(error: io::Error) -> String {
+    format!("serve the socket: {error}")
+}
+
+/// A driver at work, and the ways to and from it.
+struct Begun {
+    order: Sender<Order>,
+    news: Receiver<News>,
+    wake: Arc<OwnedFd>,
+    log: Arc<Log>,
+    role: Role,
+}
+
+fn begin(children: &Arc<Children>, mut parts: Parts) -> Result<Begun, String> {
+    let failed = |error: io::Error| format!("create: start driver thread: {error}");
+    let (messenger, news, wake) = Messenger::new().map_err(failed)?;
+    let (order, orders) = channel();
+    let log = Log::new(parts.log.take());
+    let role = parts.spec.criw.role;
+    let life = Life {
+        children: Arc::clone(children),
+        log: Arc::clone(&log),
+        news: messenger,
+        orders,
+        order: order.clone(),
+    };
+    std::thread::Builder::new()
+        .name("driver".into())
+        .stack_size(256 * 1024)
+        .spawn(move || life.live(parts))
+        .map_err(failed)?;
+    Ok(Begun {
+        order,
+        news,
+        wake,
+        log,
+        role,
+    })
+}
+
 impl Control {
     /// The answer, or `None` when it follows with the driver's news.
     fn answer(&mut self, caller: Caller, request: Request, fds: Vec<OwnedFd>) -> Option<Reply> {
         let result = match request {
-            Request::Create {
-                version,
-                fds: roles,
-            } => self.create(caller, version, roles, fds),
+            Request::Create { .. } => Err("create: this shim has its container already".into()),
             Request::Start => self.start(caller),
             Request::Signal { signal, .. } => self.signal(signal).map(Some),
             Request::ReopenLog { fds: roles } => self.reopen(&roles, fds).map(Some),
@@ -101,46 +142,6 @@ impl Control {
         result.unwrap_or_else(|message| Some(Reply::Failed { message }))
     }
 
-    fn create(
-        &mut self,
-        caller: Caller,
-        version: u32,
-        roles: Vec<FdRole>,
-        fds: Vec<OwnedFd>,
-    ) -> Result<Option<Reply>, String> {
-        if self.driver.is_none() {
-            return Err("create: this shim has its container already".into());
-        }
-        let (news, orders) = self.driver.take().ok_or("create: called twice")?;
-        if version != VERSION {
-            return Err(format!(
-                "create: the daemon speaks version {version}, this shim {VERSION}: it is of another release"
-            ));
-        }
-        let mut parts = parts::sort(roles, fds).map_err(|error| format!("create: {error}"))?;
-        self.role = parts.spec.criw.role;
-        self.log = Log::new(parts.log.take());
-        let life = Life {
-            children: Arc::clone(&self.children),
-            log: Arc::clone(&self.log),
-            news,
-            orders,
-            order: self.order.clone(),
-        };
-        std::thread::Builder::new()
-            .name("driver".into())
-            .stack_size(256 * 1024)
-            .spawn(move || life.live(parts))
-            .map_err(|error| format!("create: start driver thread: {error}"))?;
-        self.waiting = Some(caller);
-        Ok(None)
-    }
-
-    /// A Create that failed before there was a driver leaves nothing to serve for.
-    fn is_unusable(&self) -> bool {
-        self.driver.is_none() && self.phase == Phase::Empty && self.waiting.is_none()
-    }
-
     fn start(&mut self, caller: Caller) -> Result<Option<Reply>, String> {
         match (self.phase, self.waiting) {
             (Phase::Created, None) => {
@@ -149,10 +150,9 @@ impl Control {
                 let _ = self.order.send(Order::Start);
                 Ok(None)
             }
-            (Phase::Created | Phase::Empty, Some(_)) => {
+            (Phase::Created | Phase::Empty, _) => {
                 Err("start: another create or start is under way".into())
             }
-            (Phase::Empty, None) => Err("start: nothing was created".into()),
             (Phase::Running, _) => Err("start: it runs already".into()),
             (Phase::Exited, _) => Err("start: it has ended".into()),
         }

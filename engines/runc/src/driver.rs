@@ -10,6 +10,7 @@
 //! ```
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use criw_engines::log::Log;
 use criw_engines::protocol::{ExitReason, ExitRecord};
 use criw_engines::spec::Role;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{Pid, WaitStatus};
+use rustix::process::Pid;
 
 use crate::call::Streams;
 use crate::children::{Children, Tell};
@@ -39,7 +40,7 @@ pub(crate) enum Order {
     /// End with this signal's code, without having run.
     Cancel(i32),
     /// From the reaper: the first process ended.
-    Ended(WaitStatus),
+    Ended(ExitStatus),
 }
 
 /// What the control thread hears; errors are texts for the user.

@@ -5,7 +5,7 @@
 //! the daemon, the driver waits for runc and owns the mount namespace with the root.
 //!
 //! ```text
-//!   arguments  what to do            control   requests and replies
+//!   arguments  the sub-command       control   requests and replies
 //!   parts      what Create brings    driver    the life, step by step
 //!   container, exec   the steps      mounts, console, pump, terminal   what they need
 //!   runc, call, complaint   command lines, running them, what went wrong
@@ -30,38 +30,19 @@ mod runc;
 mod sys;
 mod terminal;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use arguments::Arguments;
-use children::Children;
 use runc::Runc;
 
-/// The number under which the daemon hands over the listening socket.
-const SOCKET: i32 = criw_engines::protocol::SOCKET_FD;
-
 fn main() -> ExitCode {
-    let done = match arguments::parse(std::env::args_os().skip(1)) {
-        Ok(Arguments::Serve { cgroups }) => serve(cgroups),
-        Ok(Arguments::Delete { binary, root, id }) => {
-            container::delete(&Runc::bare(binary, root), &id).map(|()| ExitCode::SUCCESS)
-        }
+    let done = match arguments::delete(std::env::args_os().skip(1)) {
+        Ok(None) => control::serve(),
+        Ok(Some(delete)) => container::delete(&Runc::bare(delete.binary, delete.root), &delete.id)
+            .map(|()| ExitCode::SUCCESS),
         Err(usage) => Err(usage),
     };
     done.unwrap_or_else(|text| {
         eprintln!("criw-shim-runc: {text}");
         ExitCode::FAILURE
     })
-}
-
-fn serve(cgroups: Vec<PathBuf>) -> Result<ExitCode, String> {
-    let listener = sys::inherited(SOCKET)
-        .map_err(|error| format!("take socket from descriptor {SOCKET}: {error}"))?;
-    for directory in cgroups {
-        let file = directory.join("cgroup.procs");
-        std::fs::write(&file, "0")
-            .map_err(|error| format!("join cgroup {}: {error}", file.display()))?;
-    }
-    let children = Children::adopt().map_err(|error| format!("become a subreaper: {error}"))?;
-    control::serve(listener, children).map_err(|error| format!("serve the socket: {error}"))
 }

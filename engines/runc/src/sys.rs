@@ -2,11 +2,10 @@
 
 #![allow(
     unsafe_code,
-    reason = "rustix' waitid tells no pid, its signals are the named ones only, and an inherited descriptor is a bare number"
+    reason = "rustix' waitid tells no pid, its signals are the named ones only, and its unshare is unsafe"
 )]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -53,15 +52,4 @@ pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// Takes over a descriptor that this process was started with, and keeps it from
-/// its children. To be called at most once for a number.
-pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers only.
-    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is open, and by the law above nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -80,7 +80,8 @@ fn an_exec_in_a_container_that_ended_is_a_start_error() {
         return;
     };
     let exec = bundle.exec(&["ls"], &[]);
-    end(&bundle, &shim);
+    shim.signal(libc::SIGKILL);
+    assert_eq!(shim.ended().0, 137);
     let reply = exec.call(&Request::Start);
     assert!(matches!(reply, Reply::StartFailed { .. }), "{reply:?}");
     assert_eq!(exec.ended().0, 128);
@@ -101,7 +102,7 @@ fn a_killed_exec_takes_its_children_along() {
         wait_until("the container is up", || !shim.lines().is_empty());
         let before = processes(&bundle.id).len();
         let (stdout, writer) = pipe();
-        let script = "(sleep 1000 & sleep 1000) & sleep 1000 & echo up; wait";
+        let script = "(sleep 1000 & sleep 1000; :) & sleep 1000 & echo up; wait";
         let streams = [(FdRole::Stdout, writer)];
         let exec = bundle.exec(&["sh", "-c", script], &streams);
         drop(streams);

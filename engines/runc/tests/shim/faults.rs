@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use criw_engines::protocol::{Phase, Reply, Request};
+use criw_engines::protocol::{FdRole, Phase, Reply, Request};
 use serde_json::json;
 
 use crate::fixture::{Bundle, bundle, delete, processes, wait_until};
@@ -135,11 +135,24 @@ fn wrong_requests_are_refused() {
         return;
     };
     let good = bundle.config.clone();
-    bundle.config["criw"]["engine"] = json!({"wasm": {}});
-    // The bundle's path is needed to write the file for this test.
-    bundle.config["criw"]["engine"] = json!({"runc": {"bundle": bundle.path("bundle")}});
-    let text = failed(&bundle);
-    assert!(text.contains("parse spec"), "{text}");
+    // The frame refuses what it cannot read, and waits for a better one.
+    bundle.config["criw"]["engine"]["runc"]["surprise"] = json!(1);
+    let (shim, reply) = bundle.create();
+    let Reply::Failed { message } = reply else {
+        panic!("{reply:?}");
+    };
+    assert!(
+        message.contains("parse spec") && message.contains("surprise"),
+        "{message}"
+    );
+    bundle.config = good.clone();
+    let rootfs = [(FdRole::Code, bundle.rootfs())];
+    let reply = shim.create(&bundle.config, &rootfs);
+    let Reply::Failed { message } = reply else {
+        panic!("{reply:?}");
+    };
+    assert!(message.contains("for Wasm containers only"), "{message}");
+    assert_eq!(shim.wait(), (128, None));
     bundle.config = good;
     let shim = bundle.run();
     for request in [

@@ -1,7 +1,7 @@
 //! A bundle with a small root, a shim started for it, and the search for leftovers.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -277,7 +277,7 @@ impl Shim {
         }
     }
 
-    fn create(&self, config: &Value, fds: &[(FdRole, OwnedFd)]) -> Reply {
+    pub(crate) fn create(&self, config: &Value, fds: &[(FdRole, OwnedFd)]) -> Reply {
         let path = config["criw"]["engine"]["runc"]["bundle"].as_str().unwrap();
         fs::write(Path::new(path).join("config.json"), config.to_string()).unwrap();
         let log = open_log(&self.log);
@@ -294,6 +294,7 @@ impl Shim {
     fn create_message(&self, config: &Value, fds: &[(FdRole, BorrowedFd<'_>)]) -> Reply {
         let mut spec = tempfile::tempfile().unwrap();
         spec.write_all(config.to_string().as_bytes()).unwrap();
+        spec.rewind().unwrap();
         let mut all = vec![
             (FdRole::Spec, spec.as_fd()),
             (FdRole::ExitRecord, self.record.as_fd()),
