@@ -108,6 +108,9 @@ impl Pull<'_> {
         }
         let id = id.ok_or_else(|| self.refused("it has no content".to_owned()))?;
         for variant in &variants {
+            // Until the commit nothing else keeps their code.
+            self.lease
+                .extend(variant.modules.iter().map(|module| module.digest.clone()));
             self.compile(variant, want).await;
         }
         self.commit(id, top, variants).await

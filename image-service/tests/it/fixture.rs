@@ -153,7 +153,7 @@ impl Registry {
     pub(crate) async fn push(&self, name: &str, tag: &str, push: &Push) -> Digest {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let with_auth =
-            |request: reqwest::RequestBuilder| request.basic_auth("bob", Some("secret"));
+            |request: reqwest::RequestBuilder| request.basic_auth("bob", Some("hunter2"));
         for blob in push.blobs.values() {
             let start = format!("http://{}/v2/{name}/blobs/uploads/", self.host);
             let answer = with_auth(client.post(start)).send().await.unwrap();
