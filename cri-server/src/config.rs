@@ -1,0 +1,403 @@
+//! The configuration: every key has a default, every unknown key is refused with
+//! the file it stands in. Files are merged key by key, later files win.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Where the configuration lies when `--config` is not given.
+pub const DEFAULT_FILE: &str = "/etc/criw/config.toml";
+const DEFAULT_DIRECTORY: &str = "/etc/criw/config.d";
+
+/// All keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The CRI socket, 0660.
+    pub socket: PathBuf,
+    /// Lasting state: images, records.
+    pub root: PathBuf,
+    /// Per boot: pins, sockets, the lock. One daemon each.
+    pub state: PathBuf,
+    /// Where the shims and the compiler lie.
+    pub libexec: PathBuf,
+    /// Pod network.
+    pub net: Net,
+    /// Used with `net.mode = "cni"`.
+    pub cni: Cni,
+    /// Registries.
+    pub registry: Registry,
+    /// cgroups.
+    pub cgroup: Cgroup,
+    /// Linux containers.
+    pub runc: Runc,
+    /// What the daemon says of itself.
+    pub log: Log,
+    /// Prometheus.
+    pub metrics: Metrics,
+    /// Runtime handlers in addition to the built-in ones.
+    pub handlers: BTreeMap<String, Handler>,
+}
+
+/// `[net]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Net {
+    /// Who attaches pods.
+    pub mode: NetMode,
+    /// Of the built-in network, such as `10.88.0.0/16`; "" = the node's pod CIDR, else a free one.
+    pub subnet: String,
+}
+
+/// `net.mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetMode {
+    /// The node's CNI configuration.
+    #[default]
+    Cni,
+    /// Point-to-point links made by the daemon.
+    Builtin,
+}
+
+/// `[cni]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cni {
+    /// Where conflists appear.
+    pub conf_dir: PathBuf,
+    /// Where plugin binaries are looked for, in order.
+    pub bin_dirs: Vec<PathBuf>,
+}
+
+/// `[registry]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registry {
+    /// `<host>/hosts.toml` files; "" = `/etc/containerd/certs.d` if that is there.
+    pub hosts_dir: PathBuf,
+}
+
+/// `[cgroup]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cgroup {
+    /// Who makes cgroups.
+    pub driver: CgroupDriver,
+}
+
+/// `cgroup.driver`; systemd's is not there yet and refused by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// This daemon, by file writes.
+    #[default]
+    Cgroupfs,
+}
+
+/// `[runc]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runc {
+    /// A path, or a name that is looked up in PATH.
+    pub path: PathBuf,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,criw_net=debug`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// `log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object per line.
+    Json,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// `ip:port` of the Prometheus endpoint; "" = none. Nothing listens there yet.
+    pub address: String,
+}
+
+/// `[handlers.<name>]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handler {
+    /// `runc`, `auto` (by image), or a Wasm engine: `wasmtime` is the shim `criw-shim-wasmtime`.
+    pub engine: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: "/run/criw/criw.sock".into(),
+            root: "/var/lib/criw".into(),
+            state: "/run/criw".into(),
+            libexec: "/usr/libexec/criw".into(),
+            net: Net::default(),
+            cni: Cni::default(),
+            registry: Registry::default(),
+            cgroup: Cgroup::default(),
+            runc: Runc::default(),
+            log: Log::default(),
+            metrics: Metrics::default(),
+            handlers: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Cni {
+    fn default() -> Self {
+        Self {
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        }
+    }
+}
+
+impl Default for Runc {
+    fn default() -> Self {
+        Self {
+            path: "runc".into(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read.
+    #[error("read configuration {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not TOML, or has unknown keys or wrong values; the text names the key and line.
+    #[error("configuration {}: {message}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// What the parser says.
+        message: String,
+    },
+    /// Values that do not go together.
+    #[error("configuration: {0}")]
+    Invalid(String),
+}
+
+/// Reads `file` alone, or the files of /etc/criw when it is `None`.
+pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    let files = match file {
+        Some(file) => vec![file.to_owned()],
+        None => default_files()?,
+    };
+    let mut texts = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        texts.push((path, text));
+    }
+    merge(&texts)
+}
+
+fn default_files() -> Result<Vec<PathBuf>, ConfigError> {
+    let mut files = Vec::new();
+    if Path::new(DEFAULT_FILE).exists() {
+        files.push(PathBuf::from(DEFAULT_FILE));
+    }
+    let directory = Path::new(DEFAULT_DIRECTORY);
+    let read = |source| ConfigError::Read {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut extra = Vec::new();
+    match std::fs::read_dir(directory) {
+        Ok(entries) => {
+            for entry in entries {
+                let path = entry.map_err(read)?.path();
+                if path.extension().is_some_and(|e| e == "toml") {
+                    extra.push(path);
+                }
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(read(error)),
+    }
+    extra.sort();
+    files.extend(extra);
+    Ok(files)
+}
+
+/// Later texts win key by key; each is checked alone first, so that an error names its file.
+fn merge(texts: &[(PathBuf, String)]) -> Result<Config, ConfigError> {
+    let mut whole = toml::Table::new();
+    for (path, text) in texts {
+        let parse = |error: toml::de::Error| ConfigError::Parse {
+            path: path.clone(),
+            message: error.to_string().trim_end().to_owned(),
+        };
+        toml::from_str::<Config>(text).map_err(parse)?;
+        overlay(&mut whole, toml::from_str(text).map_err(parse)?);
+    }
+    let config: Config = whole
+        .try_into()
+        .map_err(|error: toml::de::Error| ConfigError::Invalid(error.to_string()))?;
+    config.check()?;
+    Ok(config)
+}
+
+fn overlay(below: &mut toml::Table, above: toml::Table) {
+    for (key, value) in above {
+        match (below.get_mut(&key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(above)) => overlay(below, above),
+            (_, value) => {
+                below.insert(key, value);
+            }
+        }
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<(), ConfigError> {
+        for (key, path) in [
+            ("socket", &self.socket),
+            ("root", &self.root),
+            ("state", &self.state),
+            ("libexec", &self.libexec),
+            ("cni.conf_dir", &self.cni.conf_dir),
+        ] {
+            if !path.is_absolute() {
+                return Err(ConfigError::Invalid(format!(
+                    "{key} = {path:?} is not an absolute path"
+                )));
+            }
+        }
+        if !self.net.subnet.is_empty() {
+            self.net
+                .subnet
+                .parse::<criw_net::Subnet>()
+                .map_err(|error| ConfigError::Invalid(format!("net.subnet: {error}")))?;
+        }
+        for (name, handler) in &self.handlers {
+            if name.is_empty() {
+                return Err(ConfigError::Invalid(
+                    "the handler \"\" always chooses by image and cannot be configured".to_owned(),
+                ));
+            }
+            let word = &handler.engine;
+            if word.is_empty()
+                || !word
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            {
+                return Err(ConfigError::Invalid(format!(
+                    "handlers.{name}.engine = {word:?} is no engine name"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of `criw config default`.
+    pub fn default_text() -> String {
+        let text = toml::to_string_pretty(&Self::default())
+            .expect("a struct of strings, lists and tables is always TOML");
+        format!(
+            "# Every key of criw with its default. Files in {DEFAULT_DIRECTORY}/*.toml override {DEFAULT_FILE}.\n{text}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<(PathBuf, String)> {
+        texts
+            .iter()
+            .enumerate()
+            .map(|(n, text)| (PathBuf::from(format!("/etc/{n}.toml")), (*text).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn no_file_is_needed_and_the_printed_default_is_the_default() {
+        assert_eq!(merge(&[]).unwrap(), Config::default());
+        assert_eq!(
+            merge(&texts(&[&Config::default_text()])).unwrap(),
+            Config::default()
+        );
+    }
+
+    #[test]
+    fn later_files_win_key_by_key() {
+        let config = merge(&texts(&[
+            "socket = '/a'\n[cni]\nconf_dir = '/conf'\n[handlers.x]\nengine = 'wasmedge'",
+            "[cni]\nbin_dirs = ['/bin1']\n[net]\nmode = 'builtin'\nsubnet = '10.1.0.0/16'\n[handlers.y]\nengine = 'runc'",
+            "socket = '/b'",
+        ]))
+        .unwrap();
+        assert_eq!(config.socket, Path::new("/b"));
+        assert_eq!(config.cni.conf_dir, Path::new("/conf"));
+        assert_eq!(config.cni.bin_dirs, [PathBuf::from("/bin1")]);
+        assert_eq!(config.net.mode, NetMode::Builtin);
+        assert_eq!(config.handlers.len(), 2);
+        assert_eq!(config.state, Config::default().state);
+    }
+
+    #[test]
+    fn bad_files_are_refused_with_their_name_and_the_key() {
+        for (text, words) in [
+            ("sokcet = '/a'", &["/etc/1.toml", "sokcet"][..]),
+            ("[cni]\nconfdir = '/a'", &["/etc/1.toml", "confdir"]),
+            ("[net]\nmode = 'bridge'", &["/etc/1.toml", "bridge"]),
+            ("[cgroup]\ndriver = 'systemd'", &["/etc/1.toml", "systemd"]),
+            ("socket = 3", &["/etc/1.toml", "socket"]),
+            ("socket = ", &["/etc/1.toml"]),
+            ("socket = 'run/x'", &["socket", "absolute"]),
+            ("[net]\nsubnet = 'fd00::/64'", &["net.subnet", "fd00::/64"]),
+            ("[handlers.x]\nengine = '../x'", &["handlers.x.engine"]),
+            ("[handlers.x]", &["/etc/1.toml", "engine"]),
+            ("[handlers.'']\nengine = 'runc'", &["handler \"\""]),
+        ] {
+            let error = merge(&texts(&["", text])).unwrap_err().to_string();
+            for word in words {
+                assert!(error.contains(word), "{text:?}: no {word:?} in {error:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load(Some(Path::new("/no/such/file.toml"))).unwrap_err();
+        assert!(error.to_string().contains("/no/such/file.toml"), "{error}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Our own annotations, prefix `criw.dev/`: the container's, else the pod's.
+
+use std::net::SocketAddr;
+
+use criw_engines::spec::StopMode;
+use criw_sandbox::model::Map;
+
+use crate::error::{Invalid, invalid};
+
+/// What they say, validated.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wishes {
+    /// `criw.dev/listen`: TCP addresses to preopen, as `ip:port`.
+    pub listen: Vec<String>,
+    /// `criw.dev/stop-mode`
+    pub stop: StopMode,
+    /// `criw.dev/memory-grow: fail`
+    pub memory_grow_fails: bool,
+}
+
+/// Addresses that one container may ask for.
+const MAX_LISTEN: usize = 64;
+
+/// Reads them for a Wasm container.
+pub fn wishes(container: &Map, pod: &Map) -> Result<Wishes, Invalid> {
+    let get = |key: &str| {
+        container
+            .get(key)
+            .or_else(|| pod.get(key))
+            .map(|value| value.trim())
+    };
+    let listen = match get("criw.dev/listen") {
+        None | Some("") => Vec::new(),
+        Some(list) => list.split(',').map(address).collect::<Result<_, _>>()?,
+    };
+    if listen.len() > MAX_LISTEN {
+        return invalid(format!(
+            "annotation criw.dev/listen names {} addresses, at most {MAX_LISTEN} are possible",
+            listen.len()
+        ));
+    }
+    let stop = match get("criw.dev/stop-mode") {
+        None | Some("auto") => StopMode::Auto,
+        Some("now") => StopMode::Now,
+        Some("drain") => StopMode::Drain,
+        Some("grace") => StopMode::Grace,
+        Some(other) => {
+            return invalid(format!(
+                "annotation criw.dev/stop-mode is {other:?}; it can be auto, now, drain or grace"
+            ));
+        }
+    };
+    let memory_grow_fails = match get("criw.dev/memory-grow") {
+        None | Some("kill") => false,
+        Some("fail") => true,
+        Some(other) => {
+            return invalid(format!(
+                "annotation criw.dev/memory-grow is {other:?}; it can be kill or fail"
+            ));
+        }
+    };
+    Ok(Wishes {
+        listen,
+        stop,
+        memory_grow_fails,
+    })
+}
+
+fn address(text: &str) -> Result<String, Invalid> {
+    let text = text.trim();
+    let bare = text.strip_prefix("tcp://").unwrap_or(text);
+    // `:8080` is how many people write "all addresses".
+    let whole = if bare.starts_with(':') {
+        format!("0.0.0.0{bare}")
+    } else {
+        bare.to_owned()
+    };
+    match whole.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(address.to_string()),
+        _ => invalid(format!(
+            "annotation criw.dev/listen: {text:?} is no address such as 0.0.0.0:8080"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> Map {
+        pairs
+            .iter()
+            .map(|(key, value)| (format!("criw.dev/{key}"), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn the_container_wins_over_the_pod() {
+        let pod = map(&[("listen", "0.0.0.0:80"), ("stop-mode", "now"), ("memory-grow", "fail")]);
+        let container = map(&[("listen", " tcp://127.0.0.1:1, [::]:2,:3"), ("stop-mode", "drain")]);
+        let expected = Wishes {
+            listen: ["127.0.0.1:1", "[::]:2", "0.0.0.0:3"].map(str::to_owned).to_vec(),
+            stop: StopMode::Drain,
+            memory_grow_fails: true,
+        };
+        assert_eq!(wishes(&container, &pod), Ok(expected));
+        assert_eq!(wishes(&Map::new(), &Map::new()), Ok(Wishes::default()));
+        assert_eq!(wishes(&map(&[("listen", "")]), &pod).unwrap().listen, Vec::<String>::new());
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        let many = vec![":1"; 65].join(",");
+        for (key, value) in [
+            ("listen", "8080"),
+            ("listen", "0.0.0.0:0"),
+            ("listen", "udp://0.0.0.0:1"),
+            ("listen", "0.0.0.0:1,,"),
+            ("listen", many.as_str()),
+            ("stop-mode", "slow"),
+            ("memory-grow", "yes"),
+        ] {
+            let error = wishes(&map(&[(key, value)]), &Map::new()).unwrap_err();
+            assert!(error.0.contains(&format!("criw.dev/{key}")), "{error}");
+        }
+    }
+}

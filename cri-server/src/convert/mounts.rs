@@ -1,0 +1,200 @@
+//! Mounts and devices of a container, and what is refused of them.
+
+use std::path::PathBuf;
+
+use criw_proto::v1 as cri;
+use criw_sandbox::model::{Device, Mount, Propagation};
+
+use crate::error::{Invalid, invalid};
+
+/// Converts in the order asked; the texts begin with the sentinels that the kubelet knows.
+pub fn mounts(asked: &[cri::Mount], recursive_read_only: bool) -> Result<Vec<Mount>, Invalid> {
+    asked
+        .iter()
+        .map(|asked| mount(asked, recursive_read_only))
+        .collect()
+}
+
+fn mount(asked: &cri::Mount, recursive_read_only: bool) -> Result<Mount, Invalid> {
+    let place = &asked.container_path;
+    if let Some(image) = &asked.image {
+        return invalid(format!(
+            "ImageVolumeMountFailed: image {:?} at {place:?}: this version cannot mount images as volumes",
+            image.image
+        ));
+    }
+    if !place.starts_with('/') {
+        return invalid(format!("mount point {place:?} is not an absolute path"));
+    }
+    if !asked.host_path.starts_with('/') {
+        return invalid(format!(
+            "mount at {place:?}: host path {:?} is not an absolute path",
+            asked.host_path
+        ));
+    }
+    if place.contains('\0') || asked.host_path.contains('\0') {
+        return invalid(format!("mount at {place:?} contains a NUL byte"));
+    }
+    if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
+        return invalid(format!(
+            "mount at {place:?} has id mappings, but user namespaces are not supported yet"
+        ));
+    }
+    let propagation = match cri::MountPropagation::try_from(asked.propagation) {
+        Ok(cri::MountPropagation::PropagationPrivate) => Propagation::Private,
+        Ok(cri::MountPropagation::PropagationHostToContainer) => Propagation::HostToContainer,
+        Ok(cri::MountPropagation::PropagationBidirectional) => Propagation::Bidirectional,
+        Err(_) => {
+            return invalid(format!(
+                "mount at {place:?}: propagation {} is no value of the enum",
+                asked.propagation
+            ));
+        }
+    };
+    if asked.recursive_read_only {
+        if !asked.readonly {
+            return invalid(format!(
+                "mount at {place:?}: recursive_read_only needs readonly"
+            ));
+        }
+        if propagation != Propagation::Private {
+            return invalid(format!(
+                "mount at {place:?}: recursive_read_only needs private propagation"
+            ));
+        }
+        if !recursive_read_only {
+            return invalid(format!(
+                "RROUnsupported: mount at {place:?}: recursive read-only mounts need Linux 5.12"
+            ));
+        }
+    }
+    Ok(Mount {
+        container_path: place.clone(),
+        host_path: PathBuf::from(&asked.host_path),
+        readonly: asked.readonly,
+        recursive_read_only: asked.recursive_read_only,
+        propagation,
+        selinux_relabel: asked.selinux_relabel,
+    })
+}
+
+/// Exactly what was asked, for status.
+pub fn mount_status(mount: &Mount) -> cri::Mount {
+    cri::Mount {
+        container_path: mount.container_path.clone(),
+        host_path: mount.host_path.to_string_lossy().into_owned(),
+        readonly: mount.readonly,
+        recursive_read_only: mount.recursive_read_only,
+        selinux_relabel: mount.selinux_relabel,
+        propagation: match mount.propagation {
+            Propagation::Private => cri::MountPropagation::PropagationPrivate,
+            Propagation::HostToContainer => cri::MountPropagation::PropagationHostToContainer,
+            Propagation::Bidirectional => cri::MountPropagation::PropagationBidirectional,
+        } as i32,
+        ..cri::Mount::default()
+    }
+}
+
+/// Devices of the host; CDI names are refused.
+pub fn devices(asked: &[cri::Device], cdi: &[cri::CdiDevice]) -> Result<Vec<Device>, Invalid> {
+    if let Some(device) = cdi.first() {
+        return invalid(format!(
+            "CDI device {:?}: this version does not resolve CDI devices",
+            device.name
+        ));
+    }
+    asked
+        .iter()
+        .map(|device| {
+            let permissions = if device.permissions.is_empty() {
+                "rwm"
+            } else {
+                device.permissions.as_str()
+            };
+            if !permissions.chars().all(|c| "rwm".contains(c)) {
+                return invalid(format!(
+                    "device {:?}: permissions {permissions:?} are not of \"rwm\"",
+                    device.host_path
+                ));
+            }
+            if !device.host_path.starts_with('/') || !device.container_path.starts_with('/') {
+                return invalid(format!(
+                    "device {:?} at {:?}: both paths must be absolute",
+                    device.host_path, device.container_path
+                ));
+            }
+            Ok(Device {
+                container_path: device.container_path.clone(),
+                host_path: PathBuf::from(&device.host_path),
+                permissions: permissions.to_owned(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> cri::Mount {
+        cri::Mount {
+            container_path: "/data".into(),
+            host_path: "/srv/data".into(),
+            ..cri::Mount::default()
+        }
+    }
+
+    #[test]
+    fn good_mounts_come_back_in_status_as_they_were() {
+        let good = [
+            plain(),
+            cri::Mount { readonly: true, recursive_read_only: true, ..plain() },
+            cri::Mount { propagation: 1, selinux_relabel: true, ..plain() },
+            cri::Mount { propagation: 2, readonly: true, ..plain() },
+        ];
+        let back: Vec<_> = mounts(&good, true).unwrap().iter().map(mount_status).collect();
+        assert_eq!(back, good);
+    }
+
+    #[test]
+    fn bad_mounts_say_why() {
+        let mapping = cri::IdMapping { host_id: 1, container_id: 0, length: 1 };
+        for (mount, start) in [
+            (
+                cri::Mount { image: Some(cri::ImageSpec::default()), host_path: String::new(), ..plain() },
+                "ImageVolumeMountFailed",
+            ),
+            (cri::Mount { host_path: String::new(), ..plain() }, "mount at"),
+            (cri::Mount { container_path: "data".into(), ..plain() }, "mount point"),
+            (cri::Mount { uid_mappings: vec![mapping], ..plain() }, "mount at"),
+            (cri::Mount { propagation: 7, ..plain() }, "mount at"),
+            (cri::Mount { recursive_read_only: true, ..plain() }, "mount at"),
+            (
+                cri::Mount { recursive_read_only: true, readonly: true, propagation: 1, ..plain() },
+                "mount at",
+            ),
+        ] {
+            let error = mounts(&[mount.clone()], true).unwrap_err();
+            assert!(error.0.starts_with(start), "{mount:?}: {error}");
+        }
+        let recursive = cri::Mount { recursive_read_only: true, readonly: true, ..plain() };
+        let error = mounts(&[recursive], false).unwrap_err();
+        assert!(error.0.starts_with("RROUnsupported"), "{error}");
+    }
+
+    #[test]
+    fn devices_default_to_rwm_and_cdi_is_refused() {
+        let device = |host: &str, permissions: &str| cri::Device {
+            container_path: "/dev/x".into(),
+            host_path: host.into(),
+            permissions: permissions.into(),
+        };
+        let got = devices(&[device("/dev/null", ""), device("/dev/zero", "r")], &[]).unwrap();
+        assert_eq!((got[0].permissions.as_str(), got[1].permissions.as_str()), ("rwm", "r"));
+        assert!(devices(&[device("/dev/null", "x")], &[]).is_err());
+        assert!(devices(&[device("null", "r")], &[]).is_err());
+        let cdi = cri::CdiDevice { name: "vendor.com/gpu=0".into() };
+        let error = devices(&[], &[cdi]).unwrap_err();
+        assert!(error.0.contains("vendor.com/gpu=0"), "{error}");
+    }
+}

@@ -1,0 +1,327 @@
+//! A pod sandbox, as asked.
+
+use std::path::PathBuf;
+
+use criw_proto::v1 as cri;
+use criw_sandbox::ContainerId;
+use criw_sandbox::model::{Dns, NamespaceModes, PidMode, PodSpec, PortMapping, Scope};
+
+use super::resources::resources;
+use crate::error::{Invalid, invalid};
+
+/// Converts and refuses what cannot be done.
+pub fn pod(config: &cri::PodSandboxConfig, handler: &str) -> Result<PodSpec, Invalid> {
+    let Some(metadata) = &config.metadata else {
+        return invalid("the pod sandbox has no metadata");
+    };
+    for (what, value) in [
+        ("name", &metadata.name),
+        ("namespace", &metadata.namespace),
+        ("uid", &metadata.uid),
+    ] {
+        if value.is_empty() {
+            return invalid(format!("metadata.{what} of the pod sandbox is empty"));
+        }
+    }
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    let namespaces = pod_namespaces(security.namespace_options.as_ref())?;
+    if config.hostname.is_empty() && namespaces.network == Scope::Pod {
+        // crictl's shortest examples leave it out; a pod is then named like itself.
+        tracing::debug!(pod = %metadata.name, "no hostname given, the pod's name is used");
+    }
+    let hostname = match (&namespaces.network, config.hostname.as_str()) {
+        (Scope::Pod, "") => metadata.name.clone(),
+        (_, hostname) => hostname.to_owned(),
+    };
+    if !is_hostname(&hostname) {
+        return invalid(format!("{hostname:?} is no host name"));
+    }
+    if !config.log_directory.is_empty() && !config.log_directory.starts_with('/') {
+        return invalid(format!(
+            "log_directory {:?} is not an absolute path",
+            config.log_directory
+        ));
+    }
+    Ok(PodSpec {
+        name: metadata.name.clone(),
+        uid: metadata.uid.clone(),
+        namespace: metadata.namespace.clone(),
+        attempt: metadata.attempt,
+        hostname,
+        log_directory: (!config.log_directory.is_empty())
+            .then(|| PathBuf::from(&config.log_directory)),
+        dns: config.dns_config.as_ref().map(|dns| Dns {
+            servers: dns.servers.clone(),
+            searches: dns.searches.clone(),
+            options: dns.options.clone(),
+        }),
+        ports: config.port_mappings.iter().map(port).collect::<Result<_, _>>()?,
+        labels: config.labels.clone().into_iter().collect(),
+        annotations: config.annotations.clone().into_iter().collect(),
+        handler: handler.to_owned(),
+        cgroup_parent: (!linux.cgroup_parent.is_empty()).then_some(linux.cgroup_parent),
+        sysctls: linux.sysctls.into_iter().collect(),
+        namespaces,
+        privileged: security.privileged,
+        resources: linux.resources.as_ref().map(resources).transpose()?,
+        overhead: linux.overhead.as_ref().map(resources).transpose()?,
+    })
+}
+
+/// At most 64 bytes for the kernel; no byte that could break a line of /etc/hosts.
+fn is_hostname(name: &str) -> bool {
+    name.len() <= 64
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
+fn port(asked: &cri::PortMapping) -> Result<PortMapping, Invalid> {
+    let protocol = match cri::Protocol::try_from(asked.protocol) {
+        Ok(cri::Protocol::Tcp) => "tcp",
+        Ok(cri::Protocol::Udp) => "udp",
+        Ok(cri::Protocol::Sctp) => "sctp",
+        Err(_) => {
+            return invalid(format!("protocol {} is no value of the enum", asked.protocol));
+        }
+    };
+    let number = |what: &str, value: i32| match u16::try_from(value) {
+        Ok(value) => Ok(value),
+        Err(_) => invalid(format!("{what} {value} is no port")),
+    };
+    if !asked.host_ip.is_empty() && asked.host_ip.parse::<std::net::IpAddr>().is_err() {
+        return invalid(format!("host_ip {:?} is no address", asked.host_ip));
+    }
+    Ok(PortMapping {
+        protocol: protocol.to_owned(),
+        container_port: number("container_port", asked.container_port)?,
+        host_port: number("host_port", asked.host_port)?,
+        host_ip: asked.host_ip.clone(),
+    })
+}
+
+/// No options at all mean POD for everything: the zero value.
+fn pod_namespaces(options: Option<&cri::NamespaceOption>) -> Result<NamespaceModes, Invalid> {
+    let options = options.cloned().unwrap_or_default();
+    if let Some(userns) = &options.userns_options
+        && userns.mode != cri::NamespaceMode::Node as i32
+        // The zero value of the message says POD without meaning it.
+        && *userns != cri::UserNamespace::default()
+    {
+        return invalid("user namespaces (hostUsers: false) are not supported yet");
+    }
+    Ok(NamespaceModes {
+        network: scope("network", options.network)?,
+        ipc: scope("ipc", options.ipc)?,
+        pid: match mode("pid", options.pid)? {
+            cri::NamespaceMode::Pod => PidMode::Pod,
+            cri::NamespaceMode::Container => PidMode::Container,
+            cri::NamespaceMode::Node => PidMode::Node,
+            cri::NamespaceMode::Target => {
+                return invalid("a pod's pid namespace cannot be that of a target container");
+            }
+        },
+    })
+}
+
+fn mode(what: &str, value: i32) -> Result<cri::NamespaceMode, Invalid> {
+    cri::NamespaceMode::try_from(value)
+        .map_err(|_| Invalid(format!("{what} namespace mode {value} is no value of the enum")))
+}
+
+fn scope(what: &str, value: i32) -> Result<Scope, Invalid> {
+    match mode(what, value)? {
+        cri::NamespaceMode::Pod => Ok(Scope::Pod),
+        cri::NamespaceMode::Node => Ok(Scope::Node),
+        other => invalid(format!(
+            "{what} namespace mode {} is not possible, only POD and NODE",
+            other.as_str_name()
+        )),
+    }
+}
+
+/// Whose process ids a container sees, before a target's id is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerPid {
+    /// Decided.
+    Decided(PidMode),
+    /// Those of the container with this id or prefix.
+    Target(String),
+}
+
+/// A container's pid namespace: its own options, else its pod's. POD in a pod that
+/// shares none means what the pod itself has.
+pub fn container_pid(
+    options: Option<&cri::NamespaceOption>,
+    pod: &PidMode,
+) -> Result<ContainerPid, Invalid> {
+    let Some(options) = options else {
+        return Ok(ContainerPid::Decided(pod.clone()));
+    };
+    Ok(match mode("pid", options.pid)? {
+        cri::NamespaceMode::Pod => ContainerPid::Decided(pod.clone()),
+        cri::NamespaceMode::Container => ContainerPid::Decided(PidMode::Container),
+        cri::NamespaceMode::Node => ContainerPid::Decided(PidMode::Node),
+        cri::NamespaceMode::Target if options.target_id.is_empty() => {
+            return invalid("pid namespace mode TARGET needs a target_id");
+        }
+        cri::NamespaceMode::Target => ContainerPid::Target(options.target_id.clone()),
+    })
+}
+
+/// For status: the options as they were asked.
+pub fn namespace_options(modes: &NamespaceModes) -> cri::NamespaceOption {
+    let scope = |scope: Scope| match scope {
+        Scope::Pod => cri::NamespaceMode::Pod,
+        Scope::Node => cri::NamespaceMode::Node,
+    } as i32;
+    let target = |id: &ContainerId| id.as_str().to_owned();
+    let (pid, target_id) = match &modes.pid {
+        PidMode::Container => (cri::NamespaceMode::Container, String::new()),
+        PidMode::Pod => (cri::NamespaceMode::Pod, String::new()),
+        PidMode::Node => (cri::NamespaceMode::Node, String::new()),
+        PidMode::Target(id) => (cri::NamespaceMode::Target, target(id)),
+    };
+    cri::NamespaceOption {
+        network: scope(modes.network),
+        ipc: scope(modes.ipc),
+        pid: pid as i32,
+        target_id,
+        // The only mode that is accepted, and what the kubelet always sends.
+        userns_options: Some(cri::UserNamespace {
+            mode: cri::NamespaceMode::Node as i32,
+            ..cri::UserNamespace::default()
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> cri::PodSandboxConfig {
+        cri::PodSandboxConfig {
+            metadata: Some(cri::PodSandboxMetadata {
+                name: "web".into(),
+                uid: "u1".into(),
+                namespace: "default".into(),
+                attempt: 2,
+            }),
+            ..cri::PodSandboxConfig::default()
+        }
+    }
+
+    fn with_options(options: cri::NamespaceOption) -> cri::PodSandboxConfig {
+        cri::PodSandboxConfig {
+            linux: Some(cri::LinuxPodSandboxConfig {
+                security_context: Some(cri::LinuxSandboxSecurityContext {
+                    namespace_options: Some(options),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..config()
+        }
+    }
+
+    #[test]
+    fn the_shortest_request_means_pod_namespaces_everywhere() {
+        let spec = pod(&config(), "wasm").unwrap();
+        assert_eq!((spec.name.as_str(), spec.hostname.as_str()), ("web", "web"));
+        assert_eq!((spec.attempt, spec.handler.as_str()), (2, "wasm"));
+        assert_eq!(spec.namespaces.pid, PidMode::Pod);
+        assert_eq!(spec.namespaces.network, Scope::Pod);
+        assert_eq!((spec.dns, spec.cgroup_parent, spec.log_directory), (None, None, None));
+    }
+
+    #[test]
+    fn a_kubelets_request_is_kept_whole() {
+        let mut asked = with_options(cri::NamespaceOption {
+            network: 2,
+            ipc: 2,
+            pid: 1,
+            userns_options: Some(cri::UserNamespace { mode: 2, ..Default::default() }),
+            ..Default::default()
+        });
+        asked.dns_config = Some(cri::DnsConfig::default());
+        asked.log_directory = "/var/log/pods/x".into();
+        asked.labels.insert("a".into(), "b".into());
+        asked.port_mappings = vec![cri::PortMapping {
+            protocol: 1,
+            container_port: 53,
+            host_port: 5353,
+            host_ip: "127.0.0.1".into(),
+        }];
+        if let Some(linux) = &mut asked.linux {
+            linux.cgroup_parent = "/kubepods/podu1".into();
+            linux.sysctls.insert("net.core.somaxconn".into(), "9".into());
+        }
+        let spec = pod(&asked, "").unwrap();
+        assert_eq!(spec.hostname, "");
+        assert_eq!(spec.dns, Some(Dns::default()));
+        assert_eq!(spec.cgroup_parent.as_deref(), Some("/kubepods/podu1"));
+        assert_eq!(spec.ports[0].protocol, "udp");
+        assert_eq!(spec.labels["a"], "b");
+        let options = namespace_options(&spec.namespaces);
+        assert_eq!((options.network, options.ipc, options.pid), (2, 2, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        let no_metadata = cri::PodSandboxConfig { metadata: None, ..config() };
+        let port = |port: cri::PortMapping| cri::PodSandboxConfig {
+            port_mappings: vec![port],
+            ..config()
+        };
+        let mapping = cri::IdMapping { host_id: 100_000, container_id: 0, length: 65536 };
+        for (asked, word) in [
+            (no_metadata, "metadata"),
+            (with_options(cri::NamespaceOption { network: 1, ..Default::default() }), "network"),
+            (with_options(cri::NamespaceOption { ipc: 9, ..Default::default() }), "ipc"),
+            (with_options(cri::NamespaceOption { pid: 3, ..Default::default() }), "target"),
+            (
+                with_options(cri::NamespaceOption {
+                    userns_options: Some(cri::UserNamespace {
+                        mode: 0,
+                        uids: vec![mapping],
+                        gids: vec![mapping],
+                    }),
+                    ..Default::default()
+                }),
+                "user namespaces",
+            ),
+            (port(cri::PortMapping { host_port: 70000, ..Default::default() }), "70000"),
+            (port(cri::PortMapping { protocol: 9, ..Default::default() }), "protocol"),
+            (port(cri::PortMapping { host_ip: "x".into(), ..Default::default() }), "host_ip"),
+            (cri::PodSandboxConfig { hostname: "a\nb".into(), ..config() }, "host name"),
+            (cri::PodSandboxConfig { log_directory: "logs".into(), ..config() }, "log_directory"),
+        ] {
+            let error = pod(&asked, "").unwrap_err();
+            assert!(error.0.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn container_pid_namespaces() {
+        use ContainerPid::Decided;
+        let options = |pid, target: &str| {
+            Some(cri::NamespaceOption {
+                pid,
+                target_id: target.into(),
+                ..Default::default()
+            })
+        };
+        for (asked, pod, expected) in [
+            (None, PidMode::Pod, Some(Decided(PidMode::Pod))),
+            (options(0, ""), PidMode::Node, Some(Decided(PidMode::Node))),
+            (options(1, ""), PidMode::Pod, Some(Decided(PidMode::Container))),
+            (options(2, ""), PidMode::Pod, Some(Decided(PidMode::Node))),
+            (options(3, "abc"), PidMode::Pod, Some(ContainerPid::Target("abc".into()))),
+            (options(3, ""), PidMode::Pod, None),
+            (options(4, ""), PidMode::Pod, None),
+        ] {
+            assert_eq!(container_pid(asked.as_ref(), &pod).ok(), expected, "{asked:?}");
+        }
+    }
+}

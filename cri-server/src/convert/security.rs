@@ -1,0 +1,393 @@
+//! Capabilities, seccomp, AppArmor and SELinux of a container.
+
+use std::path::PathBuf;
+
+use criw_proto::v1::security_profile::ProfileType;
+use criw_proto::v1::{Capability, SeLinuxOption, SecurityProfile};
+use criw_sandbox::model::Seccomp;
+
+use crate::error::{Invalid, invalid};
+
+/// By number, as in linux/capability.h.
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// What a Linux container has unless asked otherwise: the set that images rely on.
+const LINUX_DEFAULT: [&str; 14] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+/// What a container starts from before `add` and `drop`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// A Linux container.
+    Linux,
+    /// A Wasm guest needs none.
+    Wasm,
+    /// Everything the host has.
+    Privileged,
+}
+
+/// `CAP_…` names of the permitted sets and of the ambient set, in kernel order.
+/// `host` is the daemon's bounding set: `ALL` means what the host has.
+pub fn capabilities(
+    base: Base,
+    asked: Option<&Capability>,
+    host: u64,
+) -> Result<(Vec<String>, Vec<String>), Invalid> {
+    let mut set = match base {
+        Base::Linux => mask(&LINUX_DEFAULT),
+        Base::Wasm => 0,
+        Base::Privileged => return Ok((names(host), Vec::new())),
+    };
+    let mut ambient = 0;
+    if let Some(asked) = asked {
+        // ALL first, so that `drop: [ALL], add: [X]` and `add: [ALL], drop: [X]` both
+        // mean what they say, whatever the order of the lists.
+        if has_all(&asked.add_capabilities) {
+            set = host;
+        }
+        if has_all(&asked.drop_capabilities) {
+            set = 0;
+        }
+        set |= each(&asked.add_capabilities)?;
+        set &= !each(&asked.drop_capabilities)?;
+        ambient = each(&asked.add_ambient_capabilities)?;
+        if has_all(&asked.add_ambient_capabilities) {
+            ambient = host;
+        }
+        set |= ambient;
+    }
+    Ok((names(set), names(ambient)))
+}
+
+fn has_all(list: &[String]) -> bool {
+    list.iter().any(|name| name.eq_ignore_ascii_case("ALL"))
+}
+
+fn each(list: &[String]) -> Result<u64, Invalid> {
+    let mut set = 0;
+    for name in list {
+        let upper = name.to_ascii_uppercase();
+        if upper == "ALL" {
+            continue;
+        }
+        let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        match CAPABILITIES.iter().position(|known| *known == short) {
+            Some(bit) => set |= 1 << bit,
+            None => return invalid(format!("unknown capability {name:?}")),
+        }
+    }
+    Ok(set)
+}
+
+fn mask(list: &[&str]) -> u64 {
+    CAPABILITIES
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| list.contains(name))
+        .fold(0, |set, (bit, _)| set | 1 << bit)
+}
+
+fn names(set: u64) -> Vec<String> {
+    CAPABILITIES
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| set & (1 << bit) != 0)
+        .map(|(_, name)| format!("CAP_{name}"))
+        .collect()
+}
+
+/// The new field wins over the old string; unset is unconfined, as is privileged.
+pub fn seccomp(
+    profile: Option<&SecurityProfile>,
+    old: &str,
+    privileged: bool,
+) -> Result<Seccomp, Invalid> {
+    if privileged {
+        return Ok(Seccomp::Unconfined);
+    }
+    let localhost = |path: &str| {
+        if path.starts_with('/') {
+            Ok(Seccomp::Localhost(PathBuf::from(path)))
+        } else {
+            invalid(format!("seccomp profile {path:?} is not an absolute path"))
+        }
+    };
+    match profile {
+        Some(profile) => match ProfileType::try_from(profile.profile_type) {
+            Ok(ProfileType::RuntimeDefault) => Ok(Seccomp::RuntimeDefault),
+            Ok(ProfileType::Unconfined) => Ok(Seccomp::Unconfined),
+            Ok(ProfileType::Localhost) => localhost(&profile.localhost_ref),
+            Err(_) => invalid(format!(
+                "seccomp profile type {} is no value of the enum",
+                profile.profile_type
+            )),
+        },
+        None => match old {
+            "" | "unconfined" => Ok(Seccomp::Unconfined),
+            "runtime/default" | "docker/default" => Ok(Seccomp::RuntimeDefault),
+            other => match other.strip_prefix("localhost/") {
+                Some(path) => localhost(path),
+                None => invalid(format!("unknown seccomp profile {other:?}")),
+            },
+        },
+    }
+}
+
+/// A profile of the node by name; the daemon brings no default profile of its own.
+pub fn apparmor(
+    profile: Option<&SecurityProfile>,
+    old: &str,
+    privileged: bool,
+    host_has_it: bool,
+) -> Result<Option<String>, Invalid> {
+    if privileged {
+        return Ok(None);
+    }
+    let name = match profile {
+        Some(profile) => match ProfileType::try_from(profile.profile_type) {
+            Ok(ProfileType::RuntimeDefault | ProfileType::Unconfined) => return Ok(None),
+            Ok(ProfileType::Localhost) => profile.localhost_ref.as_str(),
+            Err(_) => {
+                return invalid(format!(
+                    "apparmor profile type {} is no value of the enum",
+                    profile.profile_type
+                ));
+            }
+        },
+        None => match old {
+            "" | "unconfined" | "runtime/default" => return Ok(None),
+            name => name,
+        },
+    };
+    let name = name.strip_prefix("localhost/").unwrap_or(name);
+    if name.is_empty() {
+        return invalid("the localhost apparmor profile has no name");
+    }
+    if !host_has_it {
+        return invalid(format!(
+            "apparmor profile {name:?} is asked for, but this node has no AppArmor"
+        ));
+    }
+    Ok(Some(name.to_owned()))
+}
+
+/// `user:role:type:level`. A bad level is an error everywhere; without SELinux on
+/// the node a good one has no effect.
+pub fn selinux(
+    options: Option<&SeLinuxOption>,
+    privileged: bool,
+    host_has_it: bool,
+) -> Result<Option<String>, Invalid> {
+    let Some(options) = options else {
+        return Ok(None);
+    };
+    if !options.level.is_empty() && !is_level(&options.level) {
+        return invalid(format!("{:?} is no SELinux level", options.level));
+    }
+    if privileged || !host_has_it {
+        return Ok(None);
+    }
+    let or = |value: &str, default: &str| {
+        if value.is_empty() { default } else { value }.to_owned()
+    };
+    Ok(Some(format!(
+        "{}:{}:{}:{}",
+        or(&options.user, "system_u"),
+        or(&options.role, "system_r"),
+        or(&options.r#type, "container_t"),
+        or(&options.level, "s0")
+    )))
+}
+
+/// `s0`, `s0-s1`, `s0:c1,c2`, `s0-s0:c1.c1023`.
+fn is_level(level: &str) -> bool {
+    let number = |text: &str, letter: char| {
+        text.strip_prefix(letter).is_some_and(|digits| {
+            !digits.is_empty() && digits.len() <= 4 && digits.bytes().all(|b| b.is_ascii_digit())
+        })
+    };
+    level.split('-').count() <= 2
+        && level.split('-').all(|part| {
+            let (sensitivity, categories) = match part.split_once(':') {
+                Some((sensitivity, categories)) => (sensitivity, Some(categories)),
+                None => (part, None),
+            };
+            number(sensitivity, 's')
+                && categories.is_none_or(|list| {
+                    list.split([',', '.']).all(|category| number(category, 'c'))
+                })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn asked(add: &str, drop: &str, ambient: &str) -> Option<Capability> {
+        Some(Capability {
+            add_capabilities: list(add),
+            drop_capabilities: list(drop),
+            add_ambient_capabilities: list(ambient),
+        })
+    }
+
+    #[test]
+    fn capability_arithmetic() {
+        let host = mask(&["CHOWN", "KILL", "SYS_ADMIN"]);
+        for (base, asked, set, ambient) in [
+            (Base::Wasm, None, "", ""),
+            (Base::Wasm, asked("net_admin", "", ""), "CAP_NET_ADMIN", ""),
+            (Base::Linux, asked("", "ALL", ""), "", ""),
+            (Base::Linux, asked("KILL", "ALL", ""), "CAP_KILL", ""),
+            (Base::Linux, asked("ALL", "KILL", ""), "CAP_CHOWN CAP_SYS_ADMIN", ""),
+            (Base::Linux, asked("CAP_BPF", "all", ""), "CAP_BPF", ""),
+            (Base::Linux, asked("", "ALL", "KILL"), "CAP_KILL", "CAP_KILL"),
+            (Base::Privileged, asked("", "ALL", ""), "CAP_CHOWN CAP_KILL CAP_SYS_ADMIN", ""),
+        ] {
+            let got = capabilities(base, asked.as_ref(), host).unwrap();
+            assert_eq!(got, (list(set), list(ambient)), "{asked:?}");
+        }
+        assert_eq!(capabilities(Base::Linux, None, host).unwrap().0.len(), 14);
+        let error = capabilities(Base::Linux, asked("FLY", "", "").as_ref(), host).unwrap_err();
+        assert!(error.0.contains("FLY"), "{error}");
+    }
+
+    fn profile(kind: ProfileType, name: &str) -> Option<SecurityProfile> {
+        Some(SecurityProfile {
+            profile_type: kind as i32,
+            localhost_ref: name.to_owned(),
+        })
+    }
+
+    #[test]
+    fn seccomp_profiles() {
+        use ProfileType as P;
+        let file = Seccomp::Localhost("/p.json".into());
+        for (new, old, privileged, expected) in [
+            (None, "", false, Some(Seccomp::Unconfined)),
+            (None, "runtime/default", false, Some(Seccomp::RuntimeDefault)),
+            (None, "localhost//p.json", false, Some(file.clone())),
+            (None, "odd", false, None),
+            (profile(P::RuntimeDefault, ""), "unconfined", false, Some(Seccomp::RuntimeDefault)),
+            (profile(P::Unconfined, ""), "runtime/default", false, Some(Seccomp::Unconfined)),
+            (profile(P::Localhost, "/p.json"), "", false, Some(file)),
+            (profile(P::Localhost, "p.json"), "", false, None),
+            (profile(P::Localhost, "p.json"), "", true, Some(Seccomp::Unconfined)),
+        ] {
+            assert_eq!(seccomp(new.as_ref(), old, privileged).ok(), expected, "{new:?} {old}");
+        }
+        let odd = SecurityProfile {
+            profile_type: 9,
+            localhost_ref: String::new(),
+        };
+        assert!(seccomp(Some(&odd), "", false).is_err());
+    }
+
+    #[test]
+    fn apparmor_profiles() {
+        use ProfileType as P;
+        let some = Ok(Some("p".to_owned()));
+        for (new, old, privileged, host, expected) in [
+            (None, "", false, false, Ok(None)),
+            (profile(P::RuntimeDefault, ""), "", false, false, Ok(None)),
+            (profile(P::Unconfined, ""), "localhost/p", false, true, Ok(None)),
+            (profile(P::Localhost, "localhost/p"), "", false, true, some.clone()),
+            (profile(P::Localhost, "p"), "", true, true, Ok(None)),
+            (None, "localhost/p", false, true, some),
+            (None, "localhost/p", false, false, Err(())),
+            (profile(P::Localhost, ""), "", false, true, Err(())),
+        ] {
+            let got = apparmor(new.as_ref(), old, privileged, host).map_err(drop);
+            assert_eq!(got, expected, "{new:?} {old}");
+        }
+    }
+
+    #[test]
+    fn selinux_labels() {
+        for (level, good) in [
+            ("", true),
+            ("s0", true),
+            ("s0:c4,c5", true),
+            ("s0-s0:c1.c1023", true),
+            ("s", false),
+            ("s0,c4,c5", false),
+            ("level", false),
+        ] {
+            let options = SeLinuxOption {
+                level: level.to_owned(),
+                ..SeLinuxOption::default()
+            };
+            assert_eq!(selinux(Some(&options), false, false).is_ok(), good, "{level}");
+        }
+        let options = SeLinuxOption {
+            level: "s0:c1,c2".to_owned(),
+            r#type: "spc_t".to_owned(),
+            ..SeLinuxOption::default()
+        };
+        assert_eq!(
+            selinux(Some(&options), false, true).unwrap().as_deref(),
+            Some("system_u:system_r:spc_t:s0:c1,c2")
+        );
+        assert_eq!(selinux(Some(&options), true, true), Ok(None));
+    }
+}

@@ -1,0 +1,117 @@
+//! What stands between the wire and every RPC: the client's deadline and the
+//! gRPC codes that CRI clients expect.
+//!
+//! tonic ends a call at its deadline with `Cancelled` and refuses an oversized
+//! message with `OutOfRange`; the kubelet and the gRPC specification expect
+//! `DeadlineExceeded` and `ResourceExhausted`.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tonic::body::Body;
+use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::server::NamedService;
+use tonic::{Code, Status};
+
+/// tonic's own timer for the same header must not win: it answers `Cancelled`.
+const AHEAD: Duration = Duration::from_millis(2);
+
+/// A service behind the door.
+#[derive(Debug, Clone)]
+pub struct Door<S>(pub S);
+
+impl<S: NamedService> NamedService for Door<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> tonic::codegen::Service<Request<Body>> for Door<S>
+where
+    S: tonic::codegen::Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let limit = timeout(request.headers());
+        let method = request.uri().path().to_owned();
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let mut response = match limit {
+                None => answer.await?,
+                Some(limit) => {
+                    match tokio::time::timeout(limit.saturating_sub(AHEAD), answer).await {
+                        Ok(response) => response?,
+                        Err(_) => {
+                            tracing::debug!(%method, ?limit, "deadline passed");
+                            Status::deadline_exceeded(format!(
+                                "{method} was not finished within the caller's {limit:?}"
+                            ))
+                            .into_http()
+                        }
+                    }
+                }
+            };
+            let code = HeaderValue::from(Code::OutOfRange as i32);
+            if response.headers().get("grpc-status") == Some(&code) {
+                response.headers_mut().insert(
+                    "grpc-status",
+                    HeaderValue::from(Code::ResourceExhausted as i32),
+                );
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// The `grpc-timeout` header: at most eight digits and a unit. Nonsense is no deadline.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_as_grpc_writes_them() {
+        for (text, expected) in [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("119999992u", None),
+            ("11999999u", Some(Duration::from_micros(11_999_999))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("0n", Some(Duration::ZERO)),
+            ("S", None),
+            ("", None),
+            ("5x", None),
+            ("-5S", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_str(text).unwrap());
+            assert_eq!(timeout(&headers), expected, "{text:?}");
+        }
+        assert_eq!(timeout(&HeaderMap::new()), None);
+    }
+}

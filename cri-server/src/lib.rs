@@ -1,0 +1,27 @@
+//! The daemon's outermost layer: CRI to the rooms below and their errors back.
+//!
+//! ```text
+//!   cli, config, logging, notify, socket   what happens before and around serving
+//!   serve       opens the rooms, serves, drains
+//!   door        deadlines and codes, before every RPC
+//!   runtime, image_rpc   one method for each RPC: check, convert, forward
+//!   create, entry        what a container is, out of a request and an image
+//!   events, stats        news and numbers
+//!   convert     pure conversions      error   pure error mapping
+//!   handlers, host       what this node can run
+//!   check       looks at the machine for an operator
+//! ```
+//!
+//! Must not know: how pods, images and networks are made. It holds no state of its
+//! own that would have to survive a restart.
+
+pub mod cli;
+pub mod config;
+pub mod convert;
+pub mod door;
+pub mod error;
+pub mod handlers;
+pub mod host;
+pub mod logging;
+pub mod notify;
+pub mod socket;
