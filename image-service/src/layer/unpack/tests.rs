@@ -233,7 +233,8 @@ fn whiteouts_become_what_overlayfs_reads() {
     // The directory that the archive does not name looks as it does below.
     let d = root.join("d").metadata().unwrap();
     assert_eq!((d.mode() & 0o7777, d.uid()), (0o700, 1));
-    // The merged view agrees.
+    // The merged view agrees, and so does the kernel.
+    let mount = Overlay::mount(&stack);
     let tree = Tree::open(&[&stack.layers[1], &stack.layers[0]]).unwrap();
     for (path, there) in [
         ("d/a", false),
@@ -247,6 +248,38 @@ fn whiteouts_become_what_overlayfs_reads() {
             there,
             "{path}"
         );
+        if let Some(mount) = &mount {
+            assert_eq!(mount.0.join(path).exists(), there, "{path} by the kernel");
+        }
+    }
+}
+
+/// Two layers as the kernel shows them.
+struct Overlay(PathBuf);
+
+impl Overlay {
+    fn mount(stack: &Stack) -> Option<Overlay> {
+        let target = stack.directory.path().join("9");
+        std::fs::create_dir(&target).unwrap();
+        let [bottom, top] = &stack.layers[..] else {
+            panic!("two layers are needed")
+        };
+        let options = format!("ro,lowerdir={}:{}", top.display(), bottom.display());
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "overlay", "-o", &options, "overlay"])
+            .arg(&target)
+            .status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            eprintln!("skipped in part: an overlay cannot be mounted here");
+            return None;
+        }
+        Some(Overlay(target))
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
     }
 }
 
