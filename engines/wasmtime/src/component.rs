@@ -1,0 +1,106 @@
+//! A component of the world `wasi:cli/command` 0.2.
+
+use criw_engines::engine::{Outcome, Program, Surroundings};
+use criw_engines::spec::WasmSection;
+use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::failure;
+use crate::limits::MemoryLimit;
+use crate::world::{World, runtime};
+
+struct State {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    memory: MemoryLimit,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+/// A linked component that waits for "go".
+pub(crate) struct ComponentProgram {
+    engine: Engine,
+    linked: CommandPre<State>,
+    world: World,
+    memory: Option<MemoryLimit>,
+    settled: Option<(tokio::runtime::Runtime, Store<State>)>,
+}
+
+impl ComponentProgram {
+    pub(crate) fn link(
+        engine: &Engine,
+        component: &Component,
+        wasm: &WasmSection,
+        world: World,
+    ) -> Result<Self, String> {
+        let mut linker = Linker::<State>::new(engine);
+        let linked = wasmtime_wasi::p2::add_to_linker_async(&mut linker)
+            .and_then(|()| linker.instantiate_pre(component))
+            .map_err(|error| format!("link: {}", failure::text(&error)))?;
+        let linked = CommandPre::new(linked).map_err(|error| {
+            format!(
+                "the component is no command (wasi:cli/command): {}",
+                failure::text(&error)
+            )
+        })?;
+        Ok(Self {
+            engine: engine.clone(),
+            linked,
+            world,
+            memory: Some(MemoryLimit::new(wasm.memory_limit, wasm.memory_grow_fails)),
+            settled: None,
+        })
+    }
+}
+
+impl Program for ComponentProgram {
+    fn settle(&mut self, surroundings: Surroundings) -> Result<(), String> {
+        let runtime = runtime()?;
+        let wasi = {
+            let _inside = runtime.enter();
+            self.world.builder(surroundings.stdio, 1)?.build()
+        };
+        let memory = self.memory.take().ok_or("settled twice")?;
+        let mut store = Store::new(
+            &self.engine,
+            State {
+                wasi,
+                table: ResourceTable::new(),
+                memory,
+            },
+        );
+        store.limiter(|state| &mut state.memory);
+        self.settled = Some((runtime, store));
+        Ok(())
+    }
+
+    fn run(self: Box<Self>, started: &dyn Fn()) -> Outcome {
+        let Self {
+            linked, settled, ..
+        } = *self;
+        let Some((runtime, mut store)) = settled else {
+            return Outcome::start_error("run before settle".to_owned());
+        };
+        runtime.block_on(async {
+            let command = match linked.instantiate_async(&mut store).await {
+                Ok(command) => command,
+                Err(error) => return failure::while_starting(&error),
+            };
+            started();
+            match command.wasi_cli_run().call_run(&mut store).await {
+                Ok(Ok(())) => Outcome::exit(0),
+                Ok(Err(())) => Outcome::exit(1),
+                Err(error) => failure::while_running(&error),
+            }
+        })
+    }
+}

@@ -1,0 +1,97 @@
+//! The Wasmtime engine: from a descriptor of compiled code to a linked program.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use criw_engines::engine::{Engine, Program};
+use criw_engines::spec::{EngineSection, Spec, WasmSection};
+use wasmtime::component::Component;
+use wasmtime::{Module, Precompiled};
+
+use crate::component::ComponentProgram;
+use crate::failure;
+use crate::module::ModuleProgram;
+use crate::settings;
+use crate::world::World;
+
+/// The engine of `criw-shim-wasmtime`.
+#[derive(Debug, Default)]
+pub struct Wasmtime;
+
+/// Bytes that tell what compiled code is (the header of an ELF file and more).
+const HEADER: usize = 4096;
+
+impl Engine for Wasmtime {
+    fn prepare(&self, code: OwnedFd, spec: &Spec) -> Result<Box<dyn Program>, String> {
+        let EngineSection::Wasm(wasm) = &spec.criw.engine else {
+            return Err("the spec is not for a Wasm engine".to_owned());
+        };
+        let engine = settings::engine().map_err(|error| failure::text(&error))?;
+        let world = World::new(spec.oci.process().as_ref());
+        let file = File::from(code);
+        match kind(&file)? {
+            Precompiled::Module => {
+                let module = load_module(&engine, file)?;
+                Ok(Box::new(ModuleProgram::link(
+                    &engine, &module, wasm, world,
+                )?))
+            }
+            Precompiled::Component => {
+                refuse_module_settings(wasm)?;
+                let component = load_component(&engine, &file)?;
+                let program = ComponentProgram::link(&engine, &component, wasm, world)?;
+                Ok(Box::new(program))
+            }
+        }
+    }
+}
+
+fn kind(file: &File) -> Result<Precompiled, String> {
+    let mut header = [0; HEADER];
+    let length = rustix::io::pread(file, &mut header[..], 0)
+        .map_err(|error| format!("read compiled code: {error}"))?;
+    wasmtime::Engine::detect_precompiled(&header[..length])
+        .ok_or_else(|| "the code is not what criw-compile writes".to_owned())
+}
+
+fn load(error: &wasmtime::Error) -> String {
+    format!("load compiled code: {}", failure::text(error))
+}
+
+#[allow(
+    unsafe_code,
+    reason = "compiled code is trusted as it is: only our compiler writes the cache that the daemon opens"
+)]
+fn load_module(engine: &wasmtime::Engine, file: File) -> Result<Module, String> {
+    // SAFETY: the daemon opened a file of its cache, which only root and criw-compile
+    // write, and whose entries never change.
+    unsafe { Module::deserialize_open_file(engine, file) }.map_err(|error| load(&error))
+}
+
+#[allow(
+    unsafe_code,
+    reason = "compiled code is trusted as it is: only our compiler writes the cache that the daemon opens"
+)]
+fn load_component(engine: &wasmtime::Engine, file: &File) -> Result<Component, String> {
+    // For components there is no call that takes an open file; the host's procfs is
+    // still there, and the name leads to this very descriptor.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // SAFETY: as above.
+    unsafe { Component::deserialize_file(engine, path) }.map_err(|error| load(&error))
+}
+
+/// What only makes sense for a core module is not silently ignored.
+fn refuse_module_settings(wasm: &WasmSection) -> Result<(), String> {
+    if let Some(export) = &wasm.export {
+        return Err(format!(
+            "the module is a component, and a component has no entry function \"{export}\" to choose: remove \"#{export}\""
+        ));
+    }
+    if !wasm.listen.is_empty() {
+        return Err(
+            "the module is a component: it opens its own sockets (wasi:sockets), preopened listeners are for WASI preview 1"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! One engine configuration for the compiler that writes code and the shim that
+//! maps it. A difference makes loading fail with a text that names it.
+
+use wasmtime::{Config, Engine, Result};
+
+/// Bytes of stack for Wasm frames; a guest that needs more traps.
+const WASM_STACK: usize = 1 << 20;
+
+/// Bytes of the stack that guest and host functions share; only touched pages cost.
+const FIBER_STACK: usize = 4 << 20;
+
+/// The configuration.
+pub fn config() -> Config {
+    let mut config = Config::new();
+    config.max_wasm_stack(WASM_STACK);
+    config.async_stack_size(FIBER_STACK);
+    // Traps are found by frame pointers; unwind tables would only be registered
+    // with libgcc at each start.
+    config.native_unwind_info(false);
+    // A process per container makes both needless, and they cost guest speed.
+    config.epoch_interruption(false);
+    config.consume_fuel(false);
+    config
+}
+
+/// An engine with [`config`].
+pub fn engine() -> Result<Engine> {
+    Engine::new(&config())
+}
+
+/// Names the code that this compiler makes: entries of a cache with another
+/// fingerprint are not for this shim. It covers Wasmtime's version, all settings that
+/// change code, and the CPU features compiled for.
+#[cfg(feature = "compiler")]
+pub fn fingerprint(engine: &Engine) -> String {
+    use std::hash::{Hash, Hasher};
+    // Fixed keys; the Rust version is part of the binary, and with it of the name.
+    let mut hasher = std::hash::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    CPU_FEATURES
+        .iter()
+        .filter(|(_, present)| present())
+        .for_each(|(name, _)| name.hash(&mut hasher));
+    format!(
+        "wasmtime-{}-{}-{:016x}",
+        wasmtime_version(),
+        std::env::consts::ARCH,
+        hasher.finish()
+    )
+}
+
+/// CPU features that Cranelift detects and uses.
+#[cfg(all(feature = "compiler", target_arch = "x86_64"))]
+const CPU_FEATURES: [(&str, fn() -> bool); 12] = [
+    ("sse3", || std::is_x86_feature_detected!("sse3")),
+    ("ssse3", || std::is_x86_feature_detected!("ssse3")),
+    ("sse4.1", || std::is_x86_feature_detected!("sse4.1")),
+    ("sse4.2", || std::is_x86_feature_detected!("sse4.2")),
+    ("popcnt", || std::is_x86_feature_detected!("popcnt")),
+    ("avx", || std::is_x86_feature_detected!("avx")),
+    ("avx2", || std::is_x86_feature_detected!("avx2")),
+    ("fma", || std::is_x86_feature_detected!("fma")),
+    ("bmi1", || std::is_x86_feature_detected!("bmi1")),
+    ("bmi2", || std::is_x86_feature_detected!("bmi2")),
+    ("avx512f", || std::is_x86_feature_detected!("avx512f")),
+    ("lzcnt", || std::is_x86_feature_detected!("lzcnt")),
+];
+
+/// Wasmtime keeps only its major version stable for compiled code, but a patch
+/// release may fix what it compiles.
+#[cfg(feature = "compiler")]
+fn wasmtime_version() -> &'static str {
+    wasmtime::VERSION
+}

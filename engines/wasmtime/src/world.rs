@@ -1,0 +1,208 @@
+//! What a guest sees of its container, in either world: arguments, environment,
+//! the root directory, standard streams, the pod's network.
+//!
+//! The one preopened directory is `/`. The working directory is not a second one
+//! (`.`): wasi-libc strips `/` and `.` from preopen names alike, and the second
+//! would hide the first. It is told by `PWD` (which Go's runtime reads) and, to
+//! components, by `initial-cwd`; wasi-libc starts in `/`.
+
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+use criw_engines::stdio::{Output, Stdio};
+use oci_spec::runtime::Process;
+use wasmtime_wasi::cli::{AsyncStdinStream, InputFile, IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtxBuilder, async_trait};
+
+/// Arguments and environment, kept from the spec until the root is there.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct World {
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    cwd: String,
+}
+
+impl World {
+    pub(crate) fn new(process: Option<&Process>) -> Self {
+        let Some(process) = process else {
+            return Self::default();
+        };
+        let cwd = process.cwd().to_string_lossy().into_owned();
+        let mut env: Vec<(String, String)> = process
+            .env()
+            .iter()
+            .flatten()
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        if cwd != "/" && !env.iter().any(|(name, _)| name == "PWD") {
+            env.push(("PWD".to_owned(), cwd.clone()));
+        }
+        Self {
+            args: process.args().clone().unwrap_or_default(),
+            env,
+            cwd,
+        }
+    }
+
+    /// Opens the root and the streams. Must be called inside the root and a tokio
+    /// runtime. `directories` is how often `/` is preopened, see [`crate::overlay`].
+    pub(crate) fn builder(
+        &self,
+        stdio: Stdio,
+        directories: usize,
+    ) -> Result<WasiCtxBuilder, String> {
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .args(&self.args)
+            .envs(&self.env)
+            .initial_cwd(&self.cwd)
+            .inherit_network()
+            .allow_tcp(true)
+            .allow_udp(true)
+            .allow_ip_name_lookup(false)
+            // One guest, one thread: another thread for each file operation only costs.
+            .allow_blocking_current_thread(true)
+            .monotonic_clock(Monotonic)
+            .stdout(Stream(stdio.stdout))
+            .stderr(Stream(stdio.stderr));
+        if let Some(fd) = stdio.stdin {
+            set_stdin(&mut builder, fd)?;
+        }
+        for _ in 0..directories {
+            builder
+                .preopened_dir("/", "/", FsPerms::ReadWrite)
+                .map_err(|error| format!("open the guest's root: {error:#}"))?;
+        }
+        Ok(builder)
+    }
+}
+
+/// A pipe is waited for, everything else is read like a file.
+fn set_stdin(builder: &mut WasiCtxBuilder, fd: OwnedFd) -> Result<(), String> {
+    let kind = rustix::fs::fstat(&fd)
+        .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode))
+        .map_err(|error| format!("look at standard input: {error}"))?;
+    if kind == rustix::fs::FileType::Fifo {
+        let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(fd)
+            .map_err(|error| format!("use standard input: {error}"))?;
+        builder.stdin(AsyncStdinStream::new(pipe));
+    } else {
+        builder.stdin(InputFile::new(fd.into()));
+    }
+    Ok(())
+}
+
+/// An output that is always ready: it goes to the log, or blocks the guest as a
+/// full pipe does.
+#[derive(Debug, Clone)]
+struct Stream(Output);
+
+/// Bytes that a guest may hand over at once.
+const MAX_WRITE: usize = 1 << 20;
+
+impl IsTerminal for Stream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Stream {
+    fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for Stream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.0.write(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(MAX_WRITE)
+    }
+}
+
+#[async_trait]
+impl Pollable for Stream {
+    async fn ready(&mut self) {}
+}
+
+impl tokio::io::AsyncWrite for Stream {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        self.0.write(bytes);
+        std::task::Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+/// The kernel's monotonic clock as it is: sockets are waited for by the same one.
+#[derive(Debug)]
+struct Monotonic;
+
+impl HostMonotonicClock for Monotonic {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    }
+}
+
+/// The guest's thread drives all its I/O.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| format!("start the event loop: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spec_becomes_a_world() {
+        let json = r#"{"user":{"uid":0,"gid":0},"args":["/a","b"],"cwd":"/data",
+            "env":["A=1","B=x=y","C","D="]}"#;
+        let process: Process = serde_json::from_str(json).unwrap();
+        let world = World::new(Some(&process));
+        assert_eq!(world.args, ["/a", "b"]);
+        let env: Vec<_> = world
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}:{value}"))
+            .collect();
+        assert_eq!(env, ["A:1", "B:x=y", "D:", "PWD:/data"]);
+    }
+}
