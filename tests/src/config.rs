@@ -32,13 +32,12 @@ pub fn write(world: &World, network: Network) -> Result<()> {
         ),
     };
     let text = format!(
-        "socket = \"{}\"\nroot = \"{}\"\nstate = \"{}\"\nlibexec = \"{}\"\n\n{network_text}\n[registry]\nhosts_dir = \"{}\"\n\n[cgroup]\nparent = \"{}\"\n",
+        "socket = \"{}\"\nroot = \"{}\"\nstate = \"{}\"\nlibexec = \"{}\"\n\n{network_text}\n[registry]\nhosts_dir = \"{}\"\n\n[log]\nlevel = \"debug\"\n",
         world.path("s").display(),
         dir("root")?,
         dir("run")?,
         binaries::libexec()?.display(),
         dir("hosts.d")?,
-        world.cgroup(),
     );
     let path = world.path("config.toml");
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
