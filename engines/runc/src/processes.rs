@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::sys;
+
 /// What `/proc/<pid>/stat` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
@@ -22,6 +24,9 @@ struct Process {
 /// the session that it leads; `root` itself is left to the caller. Gives up after
 /// `limit`: a process in an uninterruptible wait dies later.
 pub(crate) fn kill_offspring(root: Pid, limit: Duration) {
+    if root == rustix::process::getpid() && !sys::has_children() {
+        return;
+    }
     let end = Instant::now() + limit;
     let root = root.as_raw_nonzero().get();
     loop {

@@ -26,6 +26,11 @@ pub(crate) fn is_child(pid: Pid) -> bool {
     .is_ok()
 }
 
+/// Whether this process has any child, alive or not reaped.
+pub(crate) fn has_children() -> bool {
+    ended(libc::P_ALL, 0, libc::WNOHANG).is_ok()
+}
+
 fn ended(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<Pid>> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOWAIT | flags;
