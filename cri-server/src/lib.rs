@@ -5,7 +5,8 @@
 //!   serve       opens the rooms, serves, drains
 //!   door        deadlines and codes, before every RPC
 //!   runtime, image_rpc   one method for each RPC: check, convert, forward
-//!   create, entry        what a container is, out of a request and an image
+//!   create, entry, exec  what a container or command is, out of a request and an image
+//!   info                 status of the node, verbose answers
 //!   events, stats        news and numbers
 //!   convert     pure conversions      error   pure error mapping
 //!   handlers, host       what this node can run
@@ -15,13 +16,24 @@
 //! Must not know: how pods, images and networks are made. It holds no state of its
 //! own that would have to survive a restart.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod convert;
+pub mod create;
+pub mod daemon;
 pub mod door;
+pub mod entry;
 pub mod error;
+pub mod events;
+pub mod exec;
 pub mod handlers;
 pub mod host;
+pub mod image_rpc;
+pub mod info;
 pub mod logging;
 pub mod notify;
+pub mod runtime;
+pub mod serve;
 pub mod socket;
+pub mod stats;

@@ -1,0 +1,276 @@
+//! `criw check`: looks at the machine, says what is there and what is missing. Changes nothing.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::config::{Config, NetMode};
+use crate::handlers::{DEFAULT_WASM_ENGINE, Handlers};
+use crate::host::at_least;
+use crate::serve::find_program;
+
+/// One line of the report.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What was found, and what to do about it.
+    pub text: String,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// Something will not work, the rest does.
+    Warning,
+    /// Nothing works.
+    Bad,
+}
+
+/// Looks at everything.
+pub fn run(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![
+        kernel(),
+        cgroups(Path::new("/sys/fs/cgroup")),
+        privileges(),
+    ];
+    findings.extend(network(config));
+    findings.extend(engines(config));
+    findings.push(socket(config));
+    findings
+}
+
+/// Prints the report; whether the daemon can work.
+pub fn print(findings: &[Finding]) -> bool {
+    for finding in findings {
+        let mark = match finding.level {
+            Level::Good => "ok     ",
+            Level::Warning => "warning",
+            Level::Bad => "BAD    ",
+        };
+        println!("{mark}  {:<9} {}", finding.what, finding.text);
+    }
+    findings.iter().all(|finding| finding.level != Level::Bad)
+}
+
+fn finding(what: &'static str, level: Level, text: impl Into<String>) -> Finding {
+    let text = text.into();
+    Finding { what, level, text }
+}
+
+fn kernel() -> Finding {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if at_least(&release, (5, 12)) {
+        finding("kernel", Level::Good, format!("Linux {release}"))
+    } else {
+        finding(
+            "kernel",
+            Level::Bad,
+            format!("Linux {release} is too old: mount_setattr needs 5.12"),
+        )
+    }
+}
+
+fn cgroups(root: &Path) -> Finding {
+    if let Ok(controllers) = std::fs::read_to_string(root.join("cgroup.controllers")) {
+        let missing: Vec<&str> = ["cpu", "memory", "pids"]
+            .into_iter()
+            .filter(|wanted| !controllers.split_whitespace().any(|c| c == *wanted))
+            .collect();
+        return if missing.is_empty() {
+            finding("cgroups", Level::Good, format!("v2 at {}", root.display()))
+        } else {
+            finding(
+                "cgroups",
+                Level::Warning,
+                format!("v2 without the controllers {}", missing.join(", ")),
+            )
+        };
+    }
+    let missing: Vec<&str> = ["cpu", "cpuacct", "memory", "pids"]
+        .into_iter()
+        .filter(|controller| !root.join(controller).is_dir())
+        .collect();
+    match missing.len() {
+        0 => finding("cgroups", Level::Good, format!("v1 at {}", root.display())),
+        4 => finding(
+            "cgroups",
+            Level::Bad,
+            format!("no hierarchy at {}", root.display()),
+        ),
+        _ => finding(
+            "cgroups",
+            Level::Warning,
+            format!("v1 without the controllers {}", missing.join(", ")),
+        ),
+    }
+}
+
+fn privileges() -> Finding {
+    if rustix::process::geteuid().is_root() {
+        finding("user", Level::Good, "root")
+    } else {
+        finding("user", Level::Bad, "not root: run as root")
+    }
+}
+
+fn network(config: &Config) -> Vec<Finding> {
+    if config.net.mode == NetMode::Builtin {
+        return vec![finding("network", Level::Good, "built-in")];
+    }
+    let conf_dir = &config.cni.conf_dir;
+    let files = std::fs::read_dir(conf_dir).into_iter().flatten().flatten();
+    let conflists = files
+        .filter(|entry| {
+            let path = entry.path();
+            let extension = path.extension().and_then(|e| e.to_str());
+            matches!(extension, Some("conf" | "conflist" | "json"))
+        })
+        .count();
+    let conf = if conflists > 0 {
+        finding(
+            "cni",
+            Level::Good,
+            format!("{conflists} configurations in {}", conf_dir.display()),
+        )
+    } else {
+        finding(
+            "cni",
+            Level::Warning,
+            format!(
+                "no configuration in {}: the network is not ready; install a CNI, or set net.mode = \"builtin\"",
+                conf_dir.display()
+            ),
+        )
+    };
+    let with_plugins: Vec<String> = config
+        .cni
+        .bin_dirs
+        .iter()
+        .filter(|dir| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()))
+        .map(|dir| dir.display().to_string())
+        .collect();
+    let plugins = if with_plugins.is_empty() {
+        finding(
+            "cni",
+            Level::Warning,
+            format!("no plugins in {:?}; set cni.bin_dirs", config.cni.bin_dirs),
+        )
+    } else {
+        finding(
+            "cni",
+            Level::Good,
+            format!("plugins in {}", with_plugins.join(", ")),
+        )
+    };
+    vec![conf, plugins]
+}
+
+fn engines(config: &Config) -> Vec<Finding> {
+    let binary = |what: &'static str, path: &Path, without: &str| {
+        let executable = std::fs::metadata(path)
+            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
+        if executable {
+            finding(what, Level::Good, path.display().to_string())
+        } else {
+            finding(
+                what,
+                Level::Warning,
+                format!("{} is not there or not executable: {without}", path.display()),
+            )
+        }
+    };
+    let handlers = Handlers::new(config);
+    let names = handlers.usable().join(", ");
+    vec![
+        binary(
+            "wasm",
+            &handlers.shim(DEFAULT_WASM_ENGINE),
+            "no Wasm container can run",
+        ),
+        binary(
+            "wasm",
+            &config.libexec.join("criw-compile"),
+            "modules cannot be compiled",
+        ),
+        binary(
+            "linux",
+            &handlers.shim("runc"),
+            "no Linux container can run",
+        ),
+        binary(
+            "linux",
+            &find_program(&config.runc.path),
+            "no Linux container can run; install runc or set runc.path",
+        ),
+        finding(
+            "handlers",
+            Level::Good,
+            names.trim_start_matches(", ").to_owned(),
+        ),
+    ]
+}
+
+fn socket(config: &Config) -> Finding {
+    match std::os::unix::net::UnixStream::connect(&config.socket) {
+        Ok(_) => finding(
+            "socket",
+            Level::Good,
+            format!("a daemon answers on {}", config.socket.display()),
+        ),
+        Err(error) => finding(
+            "socket",
+            Level::Warning,
+            format!("no daemon on {}: {error}", config.socket.display()),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        assert_eq!(cgroups(root).level, Level::Bad);
+        std::fs::create_dir(root.join("memory")).unwrap();
+        assert_eq!(cgroups(root).level, Level::Warning);
+        for name in ["cpu", "cpuacct", "pids"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        assert_eq!(cgroups(root).level, Level::Good);
+        std::fs::write(root.join("cgroup.controllers"), "cpu io memory\n").unwrap();
+        let found = cgroups(root);
+        assert_eq!(found.level, Level::Warning);
+        assert!(found.text.contains("pids"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            libexec: directory.path().join("libexec"),
+            socket: directory.path().join("criw.sock"),
+            ..Config::default()
+        };
+        config.cni.conf_dir = directory.path().join("net.d");
+        config.cni.bin_dirs = vec![directory.path().join("bin")];
+        let text: Vec<String> = run(&config).into_iter().map(|f| f.text).collect();
+        let text = text.join("\n");
+        for word in ["net.d", "cni.bin_dirs", "criw-shim-wasmtime", "criw-compile", "criw.sock"] {
+            assert!(text.contains(word), "no {word} in {text}");
+        }
+        std::fs::create_dir(&config.libexec).unwrap();
+        let shim = config.libexec.join("criw-shim-wasmtime");
+        std::fs::write(&shim, b"x").unwrap();
+        std::fs::set_permissions(&shim, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let found = engines(&config);
+        assert_eq!(found[0].level, Level::Good);
+        assert_eq!(found[1].level, Level::Warning);
+    }
+}

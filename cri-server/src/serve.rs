@@ -1,0 +1,219 @@
+//! Opens the rooms, serves both services on one socket, and drains.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use criw_image_service::ImageService;
+use criw_net::{BuiltinConfig, CniConfig, Mode, Network};
+use criw_proto::v1::image_service_server::ImageServiceServer;
+use criw_proto::v1::runtime_service_server::RuntimeServiceServer;
+use criw_sandbox::Sandboxes;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::config::{Config, NetMode};
+use crate::daemon::Daemon;
+use crate::door::Door;
+use crate::handlers::Handlers;
+use crate::host::HostFacts;
+use crate::image_rpc::Images;
+use crate::runtime::Runtime;
+use crate::socket;
+
+/// Bytes of one message in either direction: what every CRI client accepts.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// How long running calls may go on after the signal to end. Workloads go on anyway.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// One module; a large one of 50 MB needs 45 CPU seconds.
+const COMPILE: Duration = Duration::from_secs(300);
+
+/// The whole daemon; `end` completes when it shall end.
+pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+    let _lock = socket::lock(&config.state)?;
+    let path = config.socket.clone();
+    let (ending, watched) = watch::channel(false);
+    let daemon = open(config, watched).await?;
+    let listener = socket::bind(&path)?;
+    tracing::info!(
+        socket = %path.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        pods = daemon.sandboxes.pods().len(),
+        containers = daemon.sandboxes.containers().len(),
+        handlers = ?daemon.usable_handlers,
+        "criw serves"
+    );
+    crate::notify::ready();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut serving = Box::pin(serve(daemon, listener, async {
+        let _ = stopped.await;
+    }));
+    tokio::select! {
+        result = &mut serving => return result,
+        () = end => {}
+    }
+    tracing::info!("ending; pods keep running");
+    crate::notify::stopping();
+    // No new client finds the socket; those that are connected finish their calls.
+    let _ = std::fs::remove_file(&path);
+    let _ = ending.send(true);
+    let _ = stop.send(());
+    match tokio::time::timeout(DRAIN, serving).await {
+        Ok(result) => result,
+        Err(_) => {
+            tracing::warn!(deadline = ?DRAIN, "calls were still running at the end; they are abandoned");
+            Ok(())
+        }
+    }
+}
+
+/// Opens every room. Recovery of pods ends before this returns.
+pub async fn open(config: Config, ending: watch::Receiver<bool>) -> anyhow::Result<Arc<Daemon>> {
+    socket::make_directory(&config.root)?;
+    socket::make_directory(&config.state)?;
+    let compiler = config.libexec.join("criw-compile");
+    let images = ImageService::open(criw_image_service::Config {
+        root: config.root.join("images"),
+        state: config.state.join("images"),
+        hosts_dir: Some(config.registry.hosts_dir.clone()).filter(|d| !d.as_os_str().is_empty()),
+        compiler: compiler.is_file().then_some(compiler),
+        compile_timeout: COMPILE,
+        compile_cgroup: Vec::new(),
+        limits: criw_image_service::Limits::default(),
+    })
+    .await
+    .context("open the image store")?;
+    let net_state = config.root.join("net");
+    let network =
+        Network::new(network_mode(&config, &net_state)?, net_state).context("set up the pod network")?;
+    let sandboxes = Sandboxes::open(
+        criw_sandbox::Config {
+            root: config.root.clone(),
+            state: config.state.clone(),
+            libexec: config.libexec.clone(),
+            runc: find_program(&config.runc.path),
+            cgroup_parent: "/criw".to_owned(),
+            unprivileged_ports: true,
+            boot_id: None,
+        },
+        network,
+    )
+    .await
+    .context("recover pods and containers")?;
+    release_unknown(&images, &sandboxes).await;
+    let handlers = Handlers::new(&config);
+    Ok(Arc::new(Daemon {
+        usable_handlers: handlers.usable(),
+        host: HostFacts::read(),
+        handlers,
+        images,
+        sandboxes,
+        ending,
+        config,
+    }))
+}
+
+/// Serves both services until `end` completes and every call has been answered.
+pub async fn serve(
+    daemon: Arc<Daemon>,
+    listener: UnixListener,
+    end: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let runtime = RuntimeServiceServer::new(Runtime(daemon.clone()))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let images = ImageServiceServer::new(Images(daemon))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    tonic::transport::Server::builder()
+        .add_service(Door(runtime))
+        .add_service(Door(images))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
+        .await
+        .context("serve the CRI")
+}
+
+fn network_mode(config: &Config, state: &Path) -> anyhow::Result<Mode> {
+    Ok(match config.net.mode {
+        NetMode::Cni => Mode::Cni(CniConfig {
+            conf_dir: config.cni.conf_dir.clone(),
+            bin_dirs: config.cni.bin_dirs.clone(),
+            ..CniConfig::default()
+        }),
+        NetMode::Builtin => Mode::Builtin(BuiltinConfig {
+            subnet: match config.net.subnet.as_str() {
+                "" => None,
+                subnet => Some(subnet.parse().context("parse net.subnet")?),
+            },
+            lease_dir: state.join("leases"),
+            table: table_name(&config.root),
+        }),
+    })
+}
+
+/// One nft table per daemon: `criw`, or with a hash of the root when that is not the usual one.
+fn table_name(root: &Path) -> String {
+    if root == Config::default().root {
+        return "criw".to_owned();
+    }
+    // FNV-1a: the name must be the same after every restart and build.
+    let hash = root
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    format!("criw_{hash:016x}")
+}
+
+/// A bare name is looked up in PATH, then in the directories of root's tools.
+pub fn find_program(path: &Path) -> PathBuf {
+    if path.components().count() != 1 || path.is_absolute() {
+        return path.to_owned();
+    }
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&search)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from))
+        .map(|directory| directory.join(path))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| path.to_owned())
+}
+
+/// A daemon that was killed between the end of a container and the release of its
+/// image's layers left a hold behind.
+async fn release_unknown(images: &ImageService, sandboxes: &Sandboxes) {
+    for owner in images.holders() {
+        if matches!(sandboxes.find_container(&owner), Ok(None)) {
+            tracing::info!(container = %owner, "release the image of a container that is gone");
+            if let Err(error) = images.release(&owner).await {
+                tracing::warn!(container = %owner, error = %crate::error::chain(&error), "release an image");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn daemons_with_other_roots_have_other_tables() {
+        assert_eq!(table_name(Path::new("/var/lib/criw")), "criw");
+        let (a, b) = (table_name(Path::new("/a")), table_name(Path::new("/b")));
+        assert_ne!(a, b);
+        assert_eq!(a, table_name(Path::new("/a")));
+        assert_eq!(a.len(), "criw_".len() + 16);
+    }
+
+    #[test]
+    fn bare_names_are_looked_up() {
+        assert_eq!(find_program(Path::new("/x/runc")), Path::new("/x/runc"));
+        assert_eq!(find_program(Path::new("no-such-tool")), Path::new("no-such-tool"));
+        assert!(find_program(Path::new("sh")).is_absolute());
+    }
+}
