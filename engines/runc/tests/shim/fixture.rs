@@ -201,6 +201,13 @@ impl Drop for Bundle {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
+        let end = Instant::now() + Duration::from_secs(5);
+        for directory in cgroups(&self.id) {
+            // Busy until the last process is reaped.
+            while fs::remove_dir(&directory).is_err() && Instant::now() < end {
+                std::thread::yield_now();
+            }
+        }
     }
 }
 
