@@ -11,6 +11,7 @@ pub mod manager;
 pub mod model;
 mod readiness;
 pub mod record;
+pub mod stats;
 pub mod view;
 
 pub use container_state::{ContainerState, Exit, ProcessIdentity};

@@ -128,3 +128,109 @@ pub fn exit_status(pidfd: BorrowedFd<'_>) -> Result<Option<WaitStatus>> {
         Err(error) => Err(Error::node("wait for a pidfd", io::Error::from(error))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn ended(pidfd: &OwnedFd) -> WaitStatus {
+        let end = Instant::now() + LONG;
+        loop {
+            if let Some(status) = exit_status(pidfd.as_fd()).unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "no exit status within {LONG:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn start(script: &str) -> Child {
+        Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    #[test]
+    fn start_time_is_found_behind_hostile_names() {
+        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20 21";
+        for name in ["(shim)", "(a b)", "() S 1 2)", "(a) b) c)"] {
+            let stat = format!("42 {name} {tail}");
+            assert_eq!(parse_start_time(&stat), Some(777), "{name}");
+        }
+        assert_eq!(parse_start_time("42 (x) S 1"), None);
+        assert_eq!(parse_start_time(""), None);
+    }
+
+    #[test]
+    fn wait_statuses_are_codes_or_signals() {
+        for (raw, status, code) in [
+            (0, WaitStatus::Code(0), 0),
+            (0x700, WaitStatus::Code(7), 7),
+            (9, WaitStatus::Signal(9), 137),
+            // With a core dump.
+            (0x8b, WaitStatus::Signal(11), 139),
+        ] {
+            assert_eq!(WaitStatus::from_raw(raw), status);
+            assert_eq!(status.exit_code(), code);
+        }
+    }
+
+    #[test]
+    fn a_process_is_found_again_only_as_itself() {
+        let mut child = start("read line");
+        let pid = i32::try_from(child.id()).unwrap();
+        let identity = identity(pid).unwrap().unwrap();
+        let pidfd = open_if_same(identity).unwrap().unwrap();
+        let other = ProcessIdentity {
+            start_time: identity.start_time + 1,
+            ..identity
+        };
+        assert!(open_if_same(other).unwrap().is_none());
+        assert_eq!(exit_status(pidfd.as_fd()).unwrap(), None);
+        drop(child.stdin.take());
+        assert_eq!(ended(&pidfd), WaitStatus::Code(1));
+        assert!(open_if_same(identity).unwrap().is_none());
+        assert_eq!(super::identity(pid).unwrap(), None);
+        // Reaped by `ended` already.
+        assert!(child.wait().is_err());
+        assert_eq!(boot_id().unwrap().len(), 36);
+    }
+
+    #[test]
+    fn the_status_of_somebody_elses_child_is_known() {
+        for (script, expected) in [
+            ("exit 7", WaitStatus::Code(7)),
+            ("kill -9 $$", WaitStatus::Signal(9)),
+        ] {
+            // The shell in the middle is the parent, and reaps when told.
+            let mut middle = start(&format!(
+                "sh -c 'read line </dev/stdin; {script}' <&0 & echo $!; wait"
+            ));
+            let mut line = String::new();
+            let mut out = BufReader::new(middle.stdout.take().unwrap());
+            out.read_line(&mut line).unwrap();
+            let identity = identity(line.trim().parse().unwrap()).unwrap().unwrap();
+            let pidfd = open_if_same(identity).unwrap().unwrap();
+            let known = match exit_status(pidfd.as_fd()) {
+                Ok(None) => sys::pidfd_exit_status(pidfd.as_fd()),
+                other => panic!("{other:?}"),
+            };
+            drop(middle.stdin.take());
+            middle.wait().unwrap();
+            if known.is_err() {
+                eprintln!("skipped: this kernel keeps no exit status in pidfds");
+                return;
+            }
+            assert_eq!(ended(&pidfd), expected);
+        }
+    }
+}

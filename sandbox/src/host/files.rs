@@ -1,53 +1,91 @@
-//! Files that the runtime supplies to every container of a pod: hosts, hostname,
-//! resolv.conf. A CRI mount at the same path wins; that is the caller's business.
+//! The files that a pod's containers share: `/etc/hostname`, `/etc/hosts`,
+//! `/etc/resolv.conf`. The kubelet mounts a hosts file of its own over ours.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Dns, PodSpec, Scope};
 
-/// Writes the files into the pod's directory, which is made if need be.
-pub fn write_pod_files(directory: &Path, spec: &PodSpec, ips: &[IpAddr]) -> Result<()> {
-    std::fs::create_dir_all(directory).context(|| format!("create {}", directory.display()))?;
-    let write = |name: &str, text: &str| {
-        let path = directory.join(name);
-        std::fs::write(&path, text).context(|| format!("write {}", path.display()))
-    };
-    let hostname = if spec.hostname.is_empty() {
-        rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned()
-    } else {
-        spec.hostname.clone()
-    };
-    write("hostname", &format!("{hostname}\n"))?;
-    let resolv = match &spec.dns {
-        Some(dns) => resolv_conf(dns),
-        None => read_of_node("/etc/resolv.conf")?,
-    };
-    write("resolv.conf", &resolv)?;
-    let hosts = if spec.namespaces.network == Scope::Node {
-        read_of_node("/etc/hosts")?
-    } else {
-        hosts(&hostname, ips)
-    };
-    write("hosts", &hosts)
+/// Where the files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFiles {
+    /// `/etc/hostname`
+    pub hostname: PathBuf,
+    /// `/etc/hosts`
+    pub hosts: PathBuf,
+    /// `/etc/resolv.conf`
+    pub resolv_conf: PathBuf,
 }
 
-/// A node without the file has nothing to say.
-fn read_of_node(path: &str) -> Result<String> {
-    match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        other => other.context(|| format!("read {path}")),
+/// Bytes that are copied of a file of the node; real ones have a few lines.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// Writes the files of a pod into `directory`, which is made when missing.
+pub fn write_pod_files(directory: &Path, pod: &PodSpec, ips: &[IpAddr]) -> Result<PodFiles> {
+    std::fs::create_dir_all(directory).context(|| format!("create {}", directory.display()))?;
+    let hostname = pod_hostname(&pod.hostname);
+    let resolv_conf = match &pod.dns {
+        Some(dns) => resolv_conf(dns)?,
+        None => of_the_node("/etc/resolv.conf")?,
+    };
+    let hosts = match pod.namespaces.network {
+        Scope::Node => of_the_node("/etc/hosts")?,
+        Scope::Pod => hosts(&hostname, ips),
+    };
+    let put = |name: &str, text: String| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    };
+    Ok(PodFiles {
+        hosts: put("hosts", hosts)?,
+        hostname: put("hostname", format!("{hostname}\n"))?,
+        resolv_conf: put("resolv.conf", resolv_conf)?,
+    })
+}
+
+/// A pod without a name of its own has the node's.
+fn pod_hostname(asked: &str) -> String {
+    match asked {
+        "" => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        name => name.to_owned(),
     }
 }
 
-/// Search, nameserver, options; an empty message is an empty file.
-fn resolv_conf(dns: &Dns) -> String {
+fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::\tip6-localnet\n\
+         ff00::\tip6-mcastprefix\n\
+         ff02::1\tip6-allnodes\n\
+         ff02::2\tip6-allrouters\n",
+    );
+    for ip in ips {
+        let _ = writeln!(text, "{ip}\t{hostname}");
+    }
+    text
+}
+
+/// In the order search, nameserver, options; nothing asked is an empty file.
+fn resolv_conf(dns: &Dns) -> Result<String> {
+    let all = dns.servers.iter().chain(&dns.searches).chain(&dns.options);
+    for word in all {
+        // A line break would be a line of somebody else's choice.
+        if word.is_empty() || word.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Error::Invalid(format!(
+                "DNS setting {word:?} is empty or has blanks in it"
+            )));
+        }
+    }
     let mut text = String::new();
     if !dns.searches.is_empty() {
         let _ = writeln!(text, "search {}", dns.searches.join(" "));
@@ -58,45 +96,69 @@ fn resolv_conf(dns: &Dns) -> String {
     if !dns.options.is_empty() {
         let _ = writeln!(text, "options {}", dns.options.join(" "));
     }
-    text
+    Ok(text)
 }
 
-fn hosts(hostname: &str, ips: &[IpAddr]) -> String {
-    let mut text = String::from(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
-    );
-    for ip in ips {
-        let _ = writeln!(text, "{ip}\t{hostname}");
+fn of_the_node(path: &str) -> Result<String> {
+    let mut text = String::new();
+    match File::open(path) {
+        Ok(file) => {
+            file.take(MAX_FILE)
+                .read_to_string(&mut text)
+                .context(|| format!("read {path}"))?;
+        }
+        // A node without the file has nothing to say, and so have its pods.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::node(format!("open {path}"), error)),
     }
-    text
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn resolv_conf_has_the_order_that_clients_compare() {
-        let words = |text: &[&str]| text.iter().map(|&s| s.to_owned()).collect::<Vec<_>>();
-        for (dns, expected) in [
-            (Dns::default(), ""),
-            (
-                Dns {
-                    servers: words(&["10.96.0.10", "8.8.8.8"]),
-                    searches: words(&["a.svc.cluster.local", "."]),
-                    options: words(&["ndots:5", "edns0"]),
-                },
-                "search a.svc.cluster.local .\nnameserver 10.96.0.10\nnameserver 8.8.8.8\noptions ndots:5 edns0\n",
-            ),
-        ] {
-            assert_eq!(resolv_conf(&dns), expected);
+    fn dns(servers: &[&str], searches: &[&str], options: &[&str]) -> Dns {
+        let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        Dns {
+            servers: own(servers),
+            searches: own(searches),
+            options: own(options),
         }
     }
 
     #[test]
-    fn the_pod_finds_itself_in_hosts() {
-        let text = hosts("web-0", &["10.1.2.3".parse().unwrap()]);
-        assert!(text.contains("127.0.0.1\tlocalhost\n"));
-        assert!(text.ends_with("10.1.2.3\tweb-0\n"));
+    fn resolv_conf_has_its_order() {
+        for (dns, expected) in [
+            (dns(&[], &[], &[]), Some("")),
+            (
+                dns(
+                    &["10.0.0.10", "fd00::a"],
+                    &["a.b", "."],
+                    &["ndots:5", "rotate"],
+                ),
+                Some(
+                    "search a.b .\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5 rotate\n",
+                ),
+            ),
+            (dns(&["1.1.1.1"], &[], &[]), Some("nameserver 1.1.1.1\n")),
+            (dns(&["1.1.1.1\nsearch evil"], &[], &[]), None),
+            (dns(&[], &[""], &[]), None),
+        ] {
+            assert_eq!(resolv_conf(&dns).ok().as_deref(), expected, "{dns:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_name_the_pod_at_each_address() {
+        let ips = ["10.1.2.3".parse().unwrap(), "fd00::5".parse().unwrap()];
+        let text = hosts("web-0", &ips);
+        assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
+        assert!(
+            text.ends_with("10.1.2.3\tweb-0\nfd00::5\tweb-0\n"),
+            "{text}"
+        );
+        assert!(!hosts("web-0", &[]).contains("web-0"));
+        assert!(!pod_hostname("").is_empty());
     }
 }

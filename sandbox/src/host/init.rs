@@ -74,3 +74,70 @@ fn watch(pid: i32, cgroup_dirs: &[PathBuf]) -> Result<ProcessIdentity> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::boot::WaitStatus;
+    use super::*;
+
+    /// Any static binary will do as init here; what criw-init does is tested beside it.
+    fn static_sleeper(directory: &Path) -> Option<PathBuf> {
+        let (source, binary) = (directory.join("init.c"), directory.join("init"));
+        std::fs::write(
+            &source,
+            "#include <unistd.h>\nint main(void) { return pause(); }\n",
+        )
+        .ok()?;
+        let compiled = std::process::Command::new("cc")
+            .args(["-static", "-o"])
+            .args([&binary, &source])
+            .status();
+        compiled
+            .is_ok_and(|status| status.success())
+            .then_some(binary)
+    }
+
+    #[test]
+    fn an_init_is_pid_1_of_a_namespace_and_sees_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(program) = static_sleeper(directory.path()) else {
+            eprintln!("skipped: no C compiler to make a static binary");
+            return;
+        };
+        let template = template::mount_template().unwrap();
+        let begin = Instant::now();
+        let init = start(&program, template.as_fd(), &[]).unwrap();
+        eprintln!("start of a pod's init: {:?}", begin.elapsed());
+        let pid = init.identity.pid;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let pids = status
+            .lines()
+            .find(|line| line.starts_with("NSpid:"))
+            .unwrap();
+        assert!(pids.ends_with("\t1"), "{pids}");
+        init.namespace().unwrap();
+        let root = std::fs::read_dir(format!("/proc/{pid}/root/")).unwrap();
+        let names: Vec<_> = root.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["root"]);
+        assert!(boot::open_if_same(init.identity).unwrap().is_some());
+        rustix::process::pidfd_send_signal(&init.pidfd, Signal::KILL).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            match boot::exit_status(init.pidfd.as_fd()).unwrap() {
+                Some(status) => break assert_eq!(status, WaitStatus::Signal(9)),
+                None => assert!(Instant::now() < end, "the init does not end"),
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_failed_start_leaves_no_process() {
+        let template = template::mount_template().unwrap();
+        let absent = [PathBuf::from("/sys/fs/cgroup/no-such-group")];
+        assert!(start(Path::new("/bin/sleep"), template.as_fd(), &absent).is_err());
+        assert!(start(Path::new("/no/such/init"), template.as_fd(), &[]).is_err());
+    }
+}

@@ -15,7 +15,7 @@ pub mod oom_score;
 pub mod pins;
 pub mod rootfs;
 pub mod rootview;
-pub mod seccomp_default;
+mod seccomp_default;
 pub mod shm;
 mod sys;
 pub mod sysctl;

@@ -65,9 +65,8 @@ pub fn detached(mount: &Mount, guest: Guest) -> Result<OwnedFd> {
     Ok(clone)
 }
 
-/// What can be refused without a look at the node.
-/// Checks a mount for a container that mounts by path (runc), and returns the
-/// resolved source; a missing one is created as a directory.
+/// The source of a mount for runc, which binds it by itself: made when missing,
+/// resolved, and able to propagate as asked.
 pub fn bind_source(mount: &Mount) -> Result<PathBuf> {
     check(mount)?;
     let source = source(&mount.host_path)?;
@@ -77,6 +76,7 @@ pub fn bind_source(mount: &Mount) -> Result<PathBuf> {
     Ok(source)
 }
 
+/// What can be refused without a look at the node.
 fn check(mount: &Mount) -> Result<()> {
     let refuse = |text: &str| {
         Err(Error::Invalid(format!(

@@ -405,3 +405,6 @@ pub mod host {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,10 @@
-//! What is set inside a pod's fresh namespaces: host name and namespaced sysctls.
+//! Kernel settings and the host name of a pod, written inside its namespaces.
+//!
+//! Only settings that the kernel keeps per namespace are accepted: anything else
+//! would change the node for everybody.
 
-use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use rustix::thread::LinkNameSpaceType;
 
@@ -10,196 +13,217 @@ use super::{Context, on_fresh_thread};
 use crate::error::{Error, Result};
 use crate::model::Map;
 
-/// Lets programs that are not root listen below 1024: the port belongs to the pod alone.
-const UNPRIVILEGED_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
+/// Ports below 1024 for everybody.
+const LOW_PORTS: &str = "net.ipv4.ip_unprivileged_port_start";
 
-/// The namespace that a sysctl lives in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Home {
-    Net,
-    Ipc,
-}
-
-/// Sets host name and sysctls in the namespaces that are the pod's own. With
-/// `unprivileged_ports` ports below 1024 need no capability, unless the pod says otherwise.
-///
-/// # Errors
-/// `Invalid` for a sysctl that no namespace of the pod holds: it would change the node.
+/// Sets the host name (unless empty), the settings of the pod, and by default
+/// that guests without privileges may bind ports below 1024.
 pub fn apply(
     namespaces: &PodNamespaces,
     hostname: &str,
     sysctls: &Map,
-    unprivileged_ports: bool,
+    low_ports: bool,
 ) -> Result<()> {
-    let mut settings = Vec::new();
-    if unprivileged_ports && namespaces.net.is_some() {
-        settings.push((UNPRIVILEGED_PORTS.0, UNPRIVILEGED_PORTS.1));
+    let mut writes = Vec::new();
+    if low_ports && namespaces.net.is_some() && !sysctls.contains_key(LOW_PORTS) {
+        writes.push((LOW_PORTS, path(LOW_PORTS, namespaces)?, "0"));
     }
     for (key, value) in sysctls {
-        check(key, namespaces)?;
-        settings.push((key, value));
+        writes.push((key, path(key, namespaces)?, value));
     }
-    if settings.is_empty() && (namespaces.uts.is_none() || hostname.is_empty()) {
+    let names_host = namespaces.uts.is_some() && !hostname.is_empty();
+    if writes.is_empty() && !names_host {
         return Ok(());
     }
     on_fresh_thread(|| {
-        for (namespace, kind, name) in [
-            (&namespaces.net, LinkNameSpaceType::Network, "network"),
+        for (namespace, kind) in [
+            (&namespaces.net, LinkNameSpaceType::Network),
             (
                 &namespaces.ipc,
                 LinkNameSpaceType::InterProcessCommunication,
-                "ipc",
             ),
-            (
-                &namespaces.uts,
-                LinkNameSpaceType::HostNameAndNISDomainName,
-                "uts",
-            ),
+            (&namespaces.uts, LinkNameSpaceType::HostNameAndNISDomainName),
         ] {
             if let Some(namespace) = namespace {
+                use std::os::fd::AsFd as _;
                 rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
-                    .context(|| format!("enter the pod's {name} namespace"))?;
+                    .context(|| "enter a namespace of the pod")?;
             }
         }
-        if namespaces.uts.is_some() && !hostname.is_empty() {
+        if names_host {
             rustix::system::sethostname(hostname.as_bytes())
-                .context(|| format!("set host name {hostname:?}"))?;
+                .context(|| format!("set the host name {hostname}"))?;
         }
-        for (key, value) in settings {
-            std::fs::write(path(key), value)
-                .context(|| format!("set sysctl {key} to {value:?}"))?;
+        for (key, path, value) in &writes {
+            put(key, path, value)?;
         }
         Ok(())
     })
 }
 
-fn check(key: &str, namespaces: &PodNamespaces) -> Result<()> {
+fn put(key: &str, path: &Path, value: &str) -> Result<()> {
+    use std::io::Write as _;
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(value.as_bytes()));
+    written.map_err(|error| refused(key, value, error))
+}
+
+fn refused(key: &str, value: &str, error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::IsADirectory => Error::Invalid(format!(
+            "sysctl {key}: the kernel has no such setting in the namespaces of a pod"
+        )),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Error::Invalid(format!(
+            "sysctl {key}: the kernel keeps it for the whole node, a pod cannot set it"
+        )),
+        ErrorKind::InvalidInput => Error::Invalid(format!(
+            "sysctl {key}: the kernel refuses the value {value:?}"
+        )),
+        _ => Error::node(format!("set sysctl {key} to {value:?}"), error),
+    }
+}
+
+/// The file of a setting that belongs to a namespace which the pod has of its own.
+fn path(key: &str, namespaces: &PodNamespaces) -> Result<PathBuf> {
     let refuse = |why: &str| Err(Error::Invalid(format!("sysctl {key}: {why}")));
-    if key
-        .split(['.', '/'])
-        .any(|part| part.is_empty() || part == "..")
-    {
-        return refuse("is not a sysctl name");
-    }
-    match home(key) {
-        None => refuse("belongs to no namespace, setting it would change the node"),
-        Some(Home::Net) if namespaces.net.is_none() => {
-            refuse("belongs to the network namespace, and the pod uses the node's")
-        }
-        Some(Home::Ipc) if namespaces.ipc.is_none() => {
-            refuse("belongs to the ipc namespace, and the pod uses the node's")
-        }
-        Some(_) => Ok(()),
-    }
-}
-
-fn home(key: &str) -> Option<Home> {
-    let key = key.replace('/', ".");
-    let ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."];
-    if key.starts_with("net.") {
-        Some(Home::Net)
-    } else if key == "kernel.sem" || ipc.iter().any(|prefix| key.starts_with(prefix)) {
-        Some(Home::Ipc)
-    } else {
-        None
-    }
-}
-
-/// Keys come with dots; an interface name with a dot in it comes with slashes.
-fn path(key: &str) -> PathBuf {
-    let relative = if key.contains('/') {
-        key.to_owned()
-    } else {
-        key.replace('.', "/")
+    let Some(kind) = Kind::of(key) else {
+        return refuse(
+            "not a setting of pods: only net.*, fs.mqueue.*, kernel.shm*, kernel.msg* and kernel.sem are",
+        );
     };
-    PathBuf::from("/proc/sys").join(relative)
+    let own = match kind {
+        Kind::Net => namespaces.net.is_some(),
+        Kind::Ipc => namespaces.ipc.is_some(),
+    };
+    if !own {
+        return refuse("the pod uses the node's namespace, whose settings it cannot change");
+    }
+    let mut path = PathBuf::from("/proc/sys");
+    // As sysctl(8) has it: the first separator is the separator, and the other
+    // one stands for a dot in a name (interface eth0.5).
+    let separator = key.chars().find(|c| matches!(c, '.' | '/')).unwrap_or('.');
+    for part in key.split(separator) {
+        let part = part.replace('/', ".");
+        if part.is_empty() || part == "." || part == ".." || part.contains('\0') {
+            return refuse("its name has an empty part");
+        }
+        path.push(part);
+    }
+    Ok(path)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Net,
+    Ipc,
+}
+
+impl Kind {
+    fn of(key: &str) -> Option<Self> {
+        // Sizes and counts of System V objects; kernel.shm_rmid_forced is among them.
+        const IPC: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+        let key = key.replace('/', ".");
+        if key.starts_with("net.") {
+            Some(Self::Net)
+        } else if IPC.iter().any(|prefix| key.starts_with(prefix)) {
+            Some(Self::Ipc)
+        } else {
+            None
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::pins::{PinRoom, Want};
     use super::*;
 
     #[test]
-    fn only_namespaced_sysctls_are_taken() {
-        for (key, expected) in [
-            ("net.ipv4.tcp_syncookies", Some(Home::Net)),
-            ("net/ipv4/conf/eth0.1/forwarding", Some(Home::Net)),
-            ("kernel.shm_rmid_forced", Some(Home::Ipc)),
-            ("kernel.msgmax", Some(Home::Ipc)),
-            ("kernel.sem", Some(Home::Ipc)),
-            ("fs.mqueue.msg_max", Some(Home::Ipc)),
-            ("kernel.panic", None),
-            ("vm.swappiness", None),
-            ("kernel.semaphore", None),
-        ] {
-            assert_eq!(home(key), expected, "{key}");
-        }
+    fn only_settings_of_own_namespaces_have_a_path() {
+        let file = || Some(std::fs::File::open("/dev/null").unwrap().into());
+        let all = PodNamespaces {
+            net: file(),
+            ipc: file(),
+            uts: None,
+        };
         let none = PodNamespaces::default();
-        for key in [
-            "net.ipv4.ip_forward",
-            "kernel.panic",
-            "net..x",
-            "net.ipv4/../../x",
+        for (key, expected) in [
+            ("net.ipv4.ip_forward", Some("/proc/sys/net/ipv4/ip_forward")),
+            (
+                "net.ipv4.conf.eth0/5.forwarding",
+                Some("/proc/sys/net/ipv4/conf/eth0.5/forwarding"),
+            ),
+            (
+                "net/ipv4/conf/eth0.5/forwarding",
+                Some("/proc/sys/net/ipv4/conf/eth0.5/forwarding"),
+            ),
+            ("net/../kernel/core_pattern", None),
+            (
+                "kernel.shm_rmid_forced",
+                Some("/proc/sys/kernel/shm_rmid_forced"),
+            ),
+            ("fs.mqueue.msg_max", Some("/proc/sys/fs/mqueue/msg_max")),
+            ("kernel.core_pattern", None),
+            ("vm.swappiness", None),
+            ("net.//.//.kernel.core_pattern", None),
+            ("net..x", None),
         ] {
-            assert!(matches!(check(key, &none), Err(Error::Invalid(_))), "{key}");
+            let found = path(key, &all).ok();
+            assert_eq!(found.as_deref().and_then(|p| p.to_str()), expected, "{key}");
+            assert!(matches!(path(key, &none), Err(Error::Invalid(_))), "{key}");
         }
     }
 
     #[test]
-    fn they_act_inside_and_leave_the_node_alone() {
-        let before =
-            std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-        let host_before = rustix::system::uname().nodename().to_owned();
-        let namespaces = on_fresh_thread(|| {
-            let flags = rustix::thread::UnshareFlags::NEWNET
-                | rustix::thread::UnshareFlags::NEWUTS
-                | rustix::thread::UnshareFlags::NEWIPC;
-            super::super::sys::unshare(flags).context(|| "unshare")?;
-            let open = |name: &str| {
-                std::fs::File::open(format!("/proc/thread-self/ns/{name}"))
-                    .map(Into::into)
-                    .context(|| "open")
-            };
-            Ok(PodNamespaces {
-                net: Some(open("net")?),
-                ipc: Some(open("ipc")?),
-                uts: Some(open("uts")?),
-            })
-        })
-        .unwrap();
-        let sysctls = Map::from([("kernel.msgmax".to_owned(), "4096".to_owned())]);
-        apply(&namespaces, "pod-name", &sysctls, true).unwrap();
+    fn a_real_pod_gets_its_settings_and_the_node_keeps_its_own() {
+        let state = tempfile::tempdir().unwrap();
+        let room = PinRoom::open(state.path()).unwrap();
+        let want = Want {
+            net: true,
+            ipc: true,
+            uts: true,
+        };
+        let pod = room.create("pod", want).unwrap();
+        let node = |key: &str| std::fs::read_to_string(format!("/proc/sys/{key}")).unwrap();
+        let before = (node("kernel/shmmni"), node("kernel/hostname"));
+        let sysctls = |pairs: &[(&str, &str)]| -> Map {
+            let own = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            own.collect()
+        };
+        let good = sysctls(&[("kernel.shmmni", "77"), ("net.ipv4.ip_forward", "1")]);
+        apply(&pod, "some-pod", &good, true).unwrap();
         let inside = on_fresh_thread(|| {
-            for (ns, kind) in [
-                (&namespaces.net, LinkNameSpaceType::Network),
-                (&namespaces.uts, LinkNameSpaceType::HostNameAndNISDomainName),
-                (
-                    &namespaces.ipc,
-                    LinkNameSpaceType::InterProcessCommunication,
-                ),
-            ] {
-                rustix::thread::move_into_link_name_space(ns.as_ref().unwrap().as_fd(), Some(kind))
-                    .unwrap();
+            use std::os::fd::AsFd as _;
+            for namespace in [&pod.net, &pod.ipc, &pod.uts] {
+                let namespace = namespace.as_ref().unwrap().as_fd();
+                rustix::thread::move_into_link_name_space(namespace, None).unwrap();
             }
-            let read = |p: &str| std::fs::read_to_string(p).unwrap().trim().to_owned();
-            Ok((
-                rustix::system::uname()
-                    .nodename()
-                    .to_string_lossy()
-                    .into_owned(),
-                read("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
-                read("/proc/sys/kernel/msgmax"),
-            ))
+            Ok([
+                "kernel/shmmni",
+                "kernel/hostname",
+                "net/ipv4/ip_forward",
+                "net/ipv4/ip_unprivileged_port_start",
+            ]
+            .map(node))
         })
         .unwrap();
-        assert_eq!(
-            inside,
-            ("pod-name".to_owned(), "0".to_owned(), "4096".to_owned())
-        );
-        assert_eq!(
-            std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap(),
-            before
-        );
-        assert_eq!(rustix::system::uname().nodename(), host_before.as_c_str());
+        assert_eq!(inside, ["77\n", "some-pod\n", "1\n", "0\n"]);
+        assert_eq!((node("kernel/shmmni"), node("kernel/hostname")), before);
+        for bad in [
+            ("net.ipv4.no_such", "1"),
+            ("kernel.shmmni", "many"),
+            ("vm.swappiness", "1"),
+        ] {
+            let refused = apply(&pod, "", &sysctls(&[bad]), true);
+            assert!(
+                matches!(refused, Err(Error::Invalid(_))),
+                "{bad:?}: {refused:?}"
+            );
+        }
+        room.destroy().unwrap();
     }
 }
