@@ -73,8 +73,8 @@ fn names_ids_and_digests_mean_the_same_image() {
         machine.registry.reference("hello"),
         built.top.digest
     );
-    assert_eq!(found.repo_tags, [reference.clone()]);
-    assert_eq!(found.repo_digests, [digest.clone()]);
+    assert_eq!(found.repo_tags, std::slice::from_ref(&reference));
+    assert_eq!(found.repo_digests, std::slice::from_ref(&digest));
     assert!(found.size > 0 && found.id.starts_with("sha256:"));
     let bare = found.id.trim_start_matches("sha256:");
     for name in [&*digest, &found.id, bare, &bare[..13]] {

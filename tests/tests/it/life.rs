@@ -209,14 +209,14 @@ fn lists_obey_their_filters() {
             state: state(ContainerState::ContainerCreated),
             ..Default::default()
         }),
-        [created.clone()]
+        std::slice::from_ref(&created)
     );
     assert_eq!(
         list(ContainerFilter {
             pod_sandbox_id: second.id[..13].into(),
             ..Default::default()
         }),
-        [running.clone()]
+        std::slice::from_ref(&running)
     );
     assert_eq!(
         list(ContainerFilter {

@@ -1,4 +1,9 @@
 //! One binary for all scenarios; each module is a theme.
+#![allow(
+    clippy::unwrap_used,
+    clippy::result_large_err,
+    reason = "a test ends with a panic, also in its helpers; the large error is tonic's own"
+)]
 
 mod bad_input;
 mod crictl;

@@ -1,0 +1,419 @@
+//! `make bench`: what the main steps cost, measured by a CRI client of its own on a
+//! daemon of its own, in a private world. A table for people, JSON for machines.
+//!
+//! usage: criw-bench [--n 40] [--pods 500] [--json FILE]
+//!
+//! Each round is one pod's life, Wasm and runc in turn; then pods are piled up and the
+//! same rounds are measured again on top of them.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use criw_proto::v1::*;
+use criw_tests::machine::Machine;
+use criw_tests::{images, plan, wait};
+use serde_json::{Value, json};
+
+struct Options {
+    rounds: usize,
+    pods: usize,
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match options().and_then(|options| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("criw-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options() -> Result<Options> {
+    let mut options = Options {
+        rounds: 40,
+        pods: 500,
+        json: None,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let value = args
+            .next()
+            .with_context(|| format!("{arg} needs a value"))?;
+        match &*arg {
+            "--n" => options.rounds = value.parse().context("--n")?,
+            "--pods" => options.pods = value.parse().context("--pods")?,
+            "--json" => options.json = Some(value.into()),
+            _ => bail!("usage: criw-bench [--n 40] [--pods 500] [--json FILE]"),
+        }
+    }
+    ensure!(
+        options.rounds >= 30,
+        "percentiles of fewer than 30 rounds say nothing"
+    );
+    Ok(options)
+}
+
+fn run(options: &Options) -> Result<()> {
+    let shares = CpuShares::take();
+    let machine = Machine::new()?;
+    if shares.is_some() {
+        // The pods compete with the same weight as we and the daemon.
+        let pods = PathBuf::from("/sys/fs/cgroup/cpu").join(&machine.world.name);
+        std::fs::create_dir_all(&pods)?;
+        std::fs::write(pods.join("cpu.shares"), SHARES)?;
+    }
+    let guests = [
+        Guest {
+            name: "wasm",
+            image: machine.provide("hello:1", &images::wasm("hello")?)?,
+            argv: &["/hello.wasm"],
+        },
+        Guest {
+            name: "runc",
+            image: machine.provide("busybox:1", &images::busybox()?)?,
+            argv: &["echo", "hello from linux"],
+        },
+    ];
+    let idle = machine.provide("idle:1", &images::wasm("idle")?)?;
+    let mut report = Report::default();
+    println!(
+        "criw-bench: built-in network, n = {}, {} pods, own cpu cgroup: {}",
+        options.rounds,
+        options.pods,
+        if shares.is_some() { "yes" } else { "no" }
+    );
+    for guest in &guests {
+        // Caches of the machine and the daemon are warm in both tables.
+        one_life(&machine, guest, 0, &mut Steps::default())?;
+    }
+    report.memory("daemon RSS, no pod", resident(machine.daemon.pid())?);
+    rounds(&machine, &guests, options.rounds, "first", &mut report)?;
+    reads(&machine, options.rounds, "first", &mut report)?;
+
+    let before = available()?;
+    let pids = pile_up(&machine, &idle, options.pods)?;
+    settle_memory()?;
+    let after = available()?;
+    let count = u64::try_from(pids.len().max(1))?;
+    let (pss, tables) = private_memory(&pids)?;
+    report.memory("one idle Wasm container, PSS", pss / count);
+    report.memory("one idle Wasm container, page tables", tables / count);
+    report.memory(
+        "one idle Wasm pod, MemAvailable",
+        before.saturating_sub(after) / count,
+    );
+    report.memory("daemon RSS, all pods", resident(machine.daemon.pid())?);
+    rounds(&machine, &guests, options.rounds, "on top", &mut report)?;
+    reads(&machine, options.rounds, "on top", &mut report)?;
+    machine.remove_all_pods()?;
+    report.ratios();
+    report.print();
+    if let Some(path) = &options.json {
+        std::fs::write(path, report.json(options, shares.is_some()).to_string())
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+struct Guest {
+    name: &'static str,
+    image: String,
+    argv: &'static [&'static str],
+}
+
+/// Durations of one life, by step.
+#[derive(Default)]
+struct Steps(Vec<(&'static str, Duration)>);
+
+impl Steps {
+    fn time<T>(&mut self, name: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begin = Instant::now();
+        let value = step().context(name)?;
+        self.0.push((name, begin.elapsed()));
+        Ok(value)
+    }
+}
+
+fn one_life(machine: &Machine, guest: &Guest, round: usize, steps: &mut Steps) -> Result<()> {
+    let config = machine.pod_config(&format!("{}-{round}", guest.name));
+    let pod = steps.time("RunPodSandbox", || Ok(machine.run_pod(config, "")?))?;
+    let container = plan::command("c", &guest.image, guest.argv);
+    let id = steps.time("CreateContainer", || Ok(machine.create(&pod, container)?))?;
+    let log = Path::new(&pod.config.log_directory).join("c.log");
+    let begin = Instant::now();
+    machine.start(&id).context("StartContainer")?;
+    steps.0.push(("StartContainer, reply", begin.elapsed()));
+    first_byte(&log)?;
+    steps
+        .0
+        .push(("StartContainer to first byte in the log", begin.elapsed()));
+    machine.ended(&id)?;
+    steps.time("StopPodSandbox + RemovePodSandbox", || {
+        Ok(machine.remove_pod(&pod.id)?)
+    })?;
+    Ok(())
+}
+
+/// Looks at the file without a pause: a millisecond is what is measured.
+fn first_byte(log: &Path) -> Result<()> {
+    let begin = Instant::now();
+    while begin.elapsed() < wait::PATIENCE {
+        if std::fs::metadata(log).is_ok_and(|log| log.len() > 0) {
+            return Ok(());
+        }
+    }
+    bail!("no byte came into {}", log.display())
+}
+
+fn rounds(
+    machine: &Machine,
+    guests: &[Guest],
+    rounds: usize,
+    when: &'static str,
+    report: &mut Report,
+) -> Result<()> {
+    for round in 0..rounds {
+        for guest in guests {
+            let mut steps = Steps::default();
+            one_life(machine, guest, round, &mut steps)?;
+            for (step, time) in steps.0 {
+                report.add(format!("{} {step}", guest.name), when, time);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn reads(machine: &Machine, rounds: usize, when: &'static str, report: &mut Report) -> Result<()> {
+    for _ in 0..rounds {
+        let begin = Instant::now();
+        machine.client.status(StatusRequest::default())?;
+        report.add("Status".into(), when, begin.elapsed());
+        let begin = Instant::now();
+        machine.containers()?;
+        report.add("ListContainers".into(), when, begin.elapsed());
+    }
+    Ok(())
+}
+
+/// Starts idle Wasm pods; the host pids of their containers.
+fn pile_up(machine: &Machine, image: &str, pods: usize) -> Result<Vec<i32>> {
+    let begin = Instant::now();
+    let mut ids = Vec::new();
+    for number in 0..pods {
+        let pod = machine.pod(&format!("idle-{number}"))?;
+        ids.push(machine.run(&pod, plan::container("idle", image))?);
+    }
+    let rate = f64::from(u32::try_from(pods)?) / begin.elapsed().as_secs_f64();
+    println!("piled up {pods} idle Wasm pods at {rate:.0} a second, one client");
+    for id in &ids {
+        machine.logged(id, "ready")?;
+    }
+    ids.iter().map(|id| machine.pid(id)).collect()
+}
+
+/// Waits until the kernel's count of free memory has come to rest.
+fn settle_memory() -> Result<()> {
+    let mut last = available()?;
+    let mut quiet = 0;
+    wait::until("memory to come to rest", wait::PATIENCE, || {
+        let now = available().ok()?;
+        quiet = if now.abs_diff(last) < 1 << 20 {
+            quiet + 1
+        } else {
+            0
+        };
+        last = now;
+        (quiet >= 50).then_some(())
+    })
+}
+
+/// Bytes of a `Name: 123 kB` line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+fn read_field(path: &str, name: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    field(&text, name).with_context(|| format!("no {name} in {path}"))
+}
+
+fn available() -> Result<u64> {
+    read_field("/proc/meminfo", "MemAvailable:")
+}
+
+fn resident(pid: u32) -> Result<u64> {
+    read_field(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+/// Sums over processes: proportional set size and page tables.
+fn private_memory(pids: &[i32]) -> Result<(u64, u64)> {
+    let (mut pss, mut tables) = (0, 0);
+    for pid in pids {
+        pss += read_field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")?;
+        tables += read_field(&format!("/proc/{pid}/status"), "VmPTE:")?;
+    }
+    Ok((pss, tables))
+}
+
+/// All samples, by step and moment.
+#[derive(Default)]
+struct Report {
+    times: Vec<(String, &'static str, Vec<Duration>)>,
+    memory: Vec<(String, u64)>,
+    ratios: Vec<(String, f64)>,
+}
+
+impl Report {
+    fn add(&mut self, step: String, when: &'static str, time: Duration) {
+        match self
+            .times
+            .iter_mut()
+            .find(|(name, moment, _)| *name == step && *moment == when)
+        {
+            Some((_, _, samples)) => samples.push(time),
+            None => self.times.push((step, when, vec![time])),
+        }
+    }
+
+    fn memory(&mut self, what: &str, bytes: u64) {
+        self.memory.push((what.into(), bytes));
+    }
+
+    /// How much slower each step is on top of all pods than at first.
+    fn ratios(&mut self) {
+        let of = |moment: &str| {
+            self.times
+                .iter()
+                .filter(move |(_, when, _)| *when == moment)
+                .map(|(step, _, samples)| (step.clone(), percentile(samples, 50).as_secs_f64()))
+                .collect::<Vec<_>>()
+        };
+        let first = of("first");
+        self.ratios = of("on top")
+            .into_iter()
+            .filter_map(|(step, late)| {
+                let (_, early) = first.iter().find(|(name, _)| *name == step)?;
+                Some((step, late / early))
+            })
+            .collect();
+    }
+
+    fn print(&self) {
+        println!(
+            "{:<52}{:>8}{:>10}{:>10}{:>5}",
+            "step, ms", "", "p50", "p99", "n"
+        );
+        for (step, when, samples) in &self.times {
+            println!(
+                "{step:<52}{when:>8}{:>10.3}{:>10.3}{:>5}",
+                milliseconds(samples, 50),
+                milliseconds(samples, 99),
+                samples.len()
+            );
+        }
+        for (step, ratio) in &self.ratios {
+            println!("{step:<52}{:>8}{ratio:>10.2}", "ratio");
+        }
+        for (what, bytes) in &self.memory {
+            println!("{what:<52}{:>8}{:>10} kB", "", bytes / 1024);
+        }
+    }
+
+    fn json(&self, options: &Options, own_cgroup: bool) -> Value {
+        json!({
+            "rounds": options.rounds,
+            "pods": options.pods,
+            "own_cpu_cgroup": own_cgroup,
+            "times": self.times.iter().map(|(step, when, samples)| json!({
+                "step": step,
+                "when": when,
+                "n": samples.len(),
+                "p50_ms": milliseconds(samples, 50),
+                "p99_ms": milliseconds(samples, 99),
+            })).collect::<Vec<_>>(),
+            "ratios": self.ratios.iter().map(|(step, ratio)| json!({"step": step, "ratio": ratio})).collect::<Vec<_>>(),
+            "memory": self.memory.iter().map(|(what, bytes)| json!({"what": what, "bytes": bytes})).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn milliseconds(samples: &[Duration], percent: usize) -> f64 {
+    percentile(samples, percent).as_secs_f64() * 1000.0
+}
+
+/// Nearest rank; the slice is not empty.
+fn percentile(samples: &[Duration], percent: usize) -> Duration {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted[rank - 1]
+}
+
+/// Weight of our own v1 `cpu` groups; everything else has 1024.
+const SHARES: &str = "200000";
+
+/// An own v1 `cpu` group with high shares for us and the daemon that we start, so
+/// that other work on the machine does not show in the figures.
+struct CpuShares {
+    group: PathBuf,
+}
+
+impl CpuShares {
+    fn take() -> Option<Self> {
+        let group = PathBuf::from(format!(
+            "/sys/fs/cgroup/cpu/criw-bench-{}",
+            std::process::id()
+        ));
+        std::fs::create_dir(&group).ok()?;
+        let shares = Self { group };
+        std::fs::write(shares.group.join("cpu.shares"), SHARES).ok()?;
+        std::fs::write(
+            shares.group.join("cgroup.procs"),
+            std::process::id().to_string(),
+        )
+        .ok()?;
+        Some(shares)
+    }
+}
+
+impl Drop for CpuShares {
+    fn drop(&mut self) {
+        let root = self
+            .group
+            .parent()
+            .map(|parent| parent.join("cgroup.procs"));
+        let _ = root.map(|root| std::fs::write(root, std::process::id().to_string()));
+        let _ = wait::until("the bench's cpu group to be empty", wait::PATIENCE, || {
+            std::fs::remove_dir(&self.group).ok()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_samples() {
+        let samples: Vec<_> = (1..=100).rev().map(Duration::from_millis).collect();
+        assert_eq!(percentile(&samples, 50), Duration::from_millis(50));
+        assert_eq!(percentile(&samples, 99), Duration::from_millis(99));
+        assert_eq!(percentile(&samples[..1], 99), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn kernel_lines_are_read() {
+        assert_eq!(
+            field("MemFree: 1 kB\nMemAvailable:  12 kB\n", "MemAvailable:"),
+            Some(12 << 10)
+        );
+        assert_eq!(field("", "Pss:"), None);
+    }
+}
