@@ -16,6 +16,7 @@ use rustix::net::SocketFlags;
 use crate::message;
 use crate::protocol::{Reply, Request};
 use crate::record::clip;
+use crate::sys;
 
 /// Connections at one time; more wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 16;
@@ -160,8 +161,7 @@ impl Server {
         let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else {
             return;
         };
-        let from_root = rustix::net::sockopt::socket_peercred(&socket)
-            .is_ok_and(|credentials| credentials.uid.is_root());
+        let from_root = sys::peer_uid(socket.as_fd()).is_ok_and(|uid| uid == 0);
         if from_root {
             self.next_caller += 1;
             self.connections.push(Connection {

@@ -126,6 +126,32 @@ pub(crate) fn replace(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()
     Ok(())
 }
 
+/// User of the process at the other end of a unix socket (`SO_PEERCRED`). rustix's
+/// call is of no use here: seen from a PID namespace of its own, a peer outside has
+/// pid 0, and its type for pids has no zero.
+pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into a structure of that size.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(credentials.uid)
+}
+
 /// `mount_setattr(2)`: read-only, this mount only.
 pub(crate) fn make_mount_read_only(mount: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]

@@ -34,7 +34,7 @@ pub fn engine() -> Result<Engine> {
 #[cfg(feature = "compiler")]
 pub fn fingerprint(engine: &Engine) -> String {
     use std::hash::{Hash, Hasher};
-    // Fixed keys; the Rust version is part of the binary, and with it of the name.
+    // Its keys are fixed. Wasmtime's exact version is part of what is hashed.
     let mut hasher = std::hash::DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     CPU_FEATURES
@@ -42,8 +42,7 @@ pub fn fingerprint(engine: &Engine) -> String {
         .filter(|(_, present)| present())
         .for_each(|(name, _)| name.hash(&mut hasher));
     format!(
-        "wasmtime-{}-{}-{:016x}",
-        wasmtime_version(),
+        "wasmtime-{}-{:016x}",
         std::env::consts::ARCH,
         hasher.finish()
     )
@@ -65,10 +64,3 @@ const CPU_FEATURES: [(&str, fn() -> bool); 12] = [
     ("avx512f", || std::is_x86_feature_detected!("avx512f")),
     ("lzcnt", || std::is_x86_feature_detected!("lzcnt")),
 ];
-
-/// Wasmtime keeps only its major version stable for compiled code, but a patch
-/// release may fix what it compiles.
-#[cfg(feature = "compiler")]
-fn wasmtime_version() -> &'static str {
-    wasmtime::VERSION
-}

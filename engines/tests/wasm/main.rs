@@ -1,0 +1,14 @@
+//! Black box: the real static shim and the real compiler, driven as the daemon
+//! drives them. One suite for every Wasm engine; today `criw-shim-wasmtime`.
+//!
+//! Needs root and the binaries of `make shims` in `$CRIW_BUILD_DIR/libexec/criw`
+//! (without the variable: `build/libexec/criw` of this checkout).
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
+
+mod container;
+mod ends;
+mod guests;
+mod isolation;
+mod network;
+mod output;
+mod speed;
