@@ -32,11 +32,7 @@ pub enum Level {
 
 /// Looks at everything.
 pub fn run(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![
-        kernel(),
-        cgroups(Path::new("/sys/fs/cgroup")),
-        privileges(),
-    ];
+    let mut findings = vec![kernel(), cgroups(Path::new("/sys/fs/cgroup")), privileges()];
     findings.extend(network(config));
     findings.extend(engines(config));
     findings.push(socket(config));
@@ -62,7 +58,10 @@ fn finding(what: &'static str, level: Level, text: impl Into<String>) -> Finding
 }
 
 fn kernel() -> Finding {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
     if at_least(&release, (5, 12)) {
         finding("kernel", Level::Good, format!("Linux {release}"))
     } else {
@@ -179,7 +178,10 @@ fn engines(config: &Config) -> Vec<Finding> {
             finding(
                 what,
                 Level::Warning,
-                format!("{} is not there or not executable: {without}", path.display()),
+                format!(
+                    "{} is not there or not executable: {without}",
+                    path.display()
+                ),
             )
         }
     };
@@ -262,7 +264,13 @@ mod tests {
         config.cni.bin_dirs = vec![directory.path().join("bin")];
         let text: Vec<String> = run(&config).into_iter().map(|f| f.text).collect();
         let text = text.join("\n");
-        for word in ["net.d", "cni.bin_dirs", "criw-shim-wasmtime", "criw-compile", "criw.sock"] {
+        for word in [
+            "net.d",
+            "cni.bin_dirs",
+            "criw-shim-wasmtime",
+            "criw-compile",
+            "criw.sock",
+        ] {
             assert!(text.contains(word), "no {word} in {text}");
         }
         std::fs::create_dir(&config.libexec).unwrap();

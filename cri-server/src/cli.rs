@@ -113,7 +113,10 @@ mod tests {
             (&["config"], Err("try `criw config default`")),
             (&["--config"], Err("--config needs a file")),
             (&["--config="], Err("--config needs a file")),
-            (&["--config=a", "--config=b"], Err("--config is given twice")),
+            (
+                &["--config=a", "--config=b"],
+                Err("--config is given twice"),
+            ),
             (
                 &["--version", "--config=a"],
                 Err("--config belongs to serve and check only"),

@@ -151,7 +151,10 @@ async fn plan(
     }
     let wanted = &prepared.config;
     let names = image_names(&prepared.image, asked_image);
-    let implied = prepared.lowers.is_empty().then(|| artifact_name(&names.image));
+    let implied = prepared
+        .lowers
+        .is_empty()
+        .then(|| artifact_name(&names.image));
     let args = argv::argv(
         argv::Asked {
             command: &config.command,
@@ -219,8 +222,11 @@ async fn plan(
         (Program::Wasm(..), false) => Base::Wasm,
         (Program::Native, false) => Base::Linux,
     };
-    let (capabilities, ambient) =
-        security::capabilities(base, context.capabilities.as_ref(), daemon.host.capabilities)?;
+    let (capabilities, ambient) = security::capabilities(
+        base,
+        context.capabilities.as_ref(),
+        daemon.host.capabilities,
+    )?;
     let (engine, code) = match program {
         Program::Native => {
             if argv::lookup(&env, "PATH").is_none() {
@@ -498,13 +504,26 @@ mod tests {
             ..Default::default()
         };
         for (image, asked, name, reference) in [
-            (image(&["r/a:1", "r/a:2"], &["r/a@d"]), asked(&id, "r/a:2"), "r/a:2", "r/a@d"),
-            (image(&["r/a:1", "r/a:2"], &["r/a@d"]), asked("a:9", ""), "r/a:1", "r/a@d"),
+            (
+                image(&["r/a:1", "r/a:2"], &["r/a@d"]),
+                asked(&id, "r/a:2"),
+                "r/a:2",
+                "r/a@d",
+            ),
+            (
+                image(&["r/a:1", "r/a:2"], &["r/a@d"]),
+                asked("a:9", ""),
+                "r/a:1",
+                "r/a@d",
+            ),
             (image(&[], &["r/a@d"]), asked(&id, ""), "r/a@d", "r/a@d"),
             (image(&[], &[]), asked(&id, ""), id.as_str(), id.as_str()),
         ] {
             let names = image_names(&image, &asked);
-            assert_eq!((names.image.as_str(), names.image_ref.as_str()), (name, reference));
+            assert_eq!(
+                (names.image.as_str(), names.image_ref.as_str()),
+                (name, reference)
+            );
             assert_eq!(names.image_id, id);
         }
     }

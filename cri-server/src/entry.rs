@@ -239,8 +239,8 @@ fn volume_file(mount: &Mount, rest: &Path) -> Result<Option<File>, Status> {
     if !metadata.is_dir() {
         return Ok(None);
     }
-    let view = RootView::open(std::slice::from_ref(&mount.host_path))
-        .map_err(|e| error::sandbox(&e))?;
+    let view =
+        RootView::open(std::slice::from_ref(&mount.host_path)).map_err(|e| error::sandbox(&e))?;
     view.open_file(&Path::new("/").join(rest).to_string_lossy())
         .map_err(|e| error::sandbox(&e))
 }
@@ -304,7 +304,9 @@ fn magic(head: &[u8]) -> Magic {
             if ours.contains(&machine) {
                 Magic::Native
             } else {
-                Magic::Unknown(format!("an ELF file for another machine (number {machine})"))
+                Magic::Unknown(format!(
+                    "an ELF file for another machine (number {machine})"
+                ))
             }
         }
         _ => Magic::Unknown("a truncated ELF file".to_owned()),
@@ -347,7 +349,10 @@ mod tests {
                 .map(|path| path.display().to_string())
                 .collect()
         };
-        assert_eq!(paths("x", "/bin:/usr/bin", "/srv"), ["/bin/x", "/usr/bin/x", "/srv/x"]);
+        assert_eq!(
+            paths("x", "/bin:/usr/bin", "/srv"),
+            ["/bin/x", "/usr/bin/x", "/srv/x"]
+        );
         assert_eq!(paths("./x", "/bin", "/srv"), ["/srv/x"]);
         assert_eq!(paths("../../../x", "/bin", "/srv"), ["/x"]);
         assert_eq!(paths("/a/./b", "/bin", "/srv"), ["/a/b"]);

@@ -137,10 +137,26 @@ mod tests {
                 Code::Unknown,
                 "RegistryUnavailable: no route",
             ),
-            (PullError::Denied("401".into()), Code::PermissionDenied, "401"),
-            (PullError::NotFound("no tag".into()), Code::NotFound, "no tag"),
-            (PullError::BadContent("digest".into()), Code::DataLoss, "digest"),
-            (PullError::Refused("arm64".into()), Code::FailedPrecondition, "arm64"),
+            (
+                PullError::Denied("401".into()),
+                Code::PermissionDenied,
+                "401",
+            ),
+            (
+                PullError::NotFound("no tag".into()),
+                Code::NotFound,
+                "no tag",
+            ),
+            (
+                PullError::BadContent("digest".into()),
+                Code::DataLoss,
+                "digest",
+            ),
+            (
+                PullError::Refused("arm64".into()),
+                Code::FailedPrecondition,
+                "arm64",
+            ),
             (
                 PullError::InvalidReference {
                     reference: "A B".into(),

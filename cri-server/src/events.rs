@@ -92,10 +92,9 @@ impl Known {
         }
         let (subject, pod_id) = match (event, container) {
             (_, Some(id)) => (id.to_string(), self.owner.get(id).cloned()),
-            (
-                Event::PodReady(id) | Event::PodStopped(id) | Event::PodRemoved(id),
-                None,
-            ) => (id.to_string(), Some(id.clone())),
+            (Event::PodReady(id) | Event::PodStopped(id) | Event::PodRemoved(id), None) => {
+                (id.to_string(), Some(id.clone()))
+            }
             (_, None) => return Vec::new(),
         };
         let Some(pod_id) = pod_id else {

@@ -192,13 +192,25 @@ mod tests {
         std::fs::write(directory.path().join("criw-shim-wasmtime"), b"").unwrap();
         assert_eq!(
             handlers.usable(),
-            ["", "crun", "crun-wasm", "mine", "runc", "spin", "wasm", "wasmtime"]
+            [
+                "",
+                "crun",
+                "crun-wasm",
+                "mine",
+                "runc",
+                "spin",
+                "wasm",
+                "wasmtime"
+            ]
         );
         assert_eq!(handlers.route(""), Ok(&Route::Auto));
         assert_eq!(handlers.route("runc"), Ok(&Route::Linux));
         assert_eq!(handlers.route("spin"), Ok(&Route::Wasm("wasmtime".into())));
         let text = handlers.route("gvisor").unwrap_err().to_string();
-        assert!(text.contains("unknown runtime handler \"gvisor\""), "{text}");
+        assert!(
+            text.contains("unknown runtime handler \"gvisor\""),
+            "{text}"
+        );
         let text = handlers.route("wasmedge").unwrap_err().to_string();
         for word in ["\"wasmedge\"", "criw-shim-wasmedge", "\"wasmtime\""] {
             assert!(text.contains(word), "{text}");

@@ -34,7 +34,9 @@ impl HostFacts {
 }
 
 fn bounding_set(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
@@ -61,7 +63,10 @@ mod tests {
         ] {
             assert_eq!(at_least(release, (5, 12)), expected, "{release}");
         }
-        assert_eq!(bounding_set("Name:\tx\nCapBnd:\t00000000000000ff\n"), Some(255));
+        assert_eq!(
+            bounding_set("Name:\tx\nCapBnd:\t00000000000000ff\n"),
+            Some(255)
+        );
         assert_eq!(bounding_set("Name:\tx\n"), None);
     }
 }

@@ -31,7 +31,9 @@ pub async fn status(daemon: &Daemon, verbose: bool) -> cri::StatusResponse {
                 condition("RuntimeReady", None),
                 condition(
                     "NetworkReady",
-                    network.err().map(|problem| (problem.reason, problem.message)),
+                    network
+                        .err()
+                        .map(|problem| (problem.reason, problem.message)),
                 ),
             ],
         }),

@@ -88,8 +88,8 @@ pub async fn open(config: Config, ending: watch::Receiver<bool>) -> anyhow::Resu
     .await
     .context("open the image store")?;
     let net_state = config.root.join("net");
-    let network =
-        Network::new(network_mode(&config, &net_state)?, net_state).context("set up the pod network")?;
+    let network = Network::new(network_mode(&config, &net_state)?, net_state)
+        .context("set up the pod network")?;
     let sandboxes = Sandboxes::open(
         criw_sandbox::Config {
             root: config.root.clone(),
@@ -213,7 +213,10 @@ mod tests {
     #[test]
     fn bare_names_are_looked_up() {
         assert_eq!(find_program(Path::new("/x/runc")), Path::new("/x/runc"));
-        assert_eq!(find_program(Path::new("no-such-tool")), Path::new("no-such-tool"));
+        assert_eq!(
+            find_program(Path::new("no-such-tool")),
+            Path::new("no-such-tool")
+        );
         assert!(find_program(Path::new("sh")).is_absolute());
     }
 }

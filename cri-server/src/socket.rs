@@ -133,7 +133,10 @@ mod tests {
         assert!(matches!(bind(&path), Err(SocketError::Taken(_))));
         drop(first);
         let _second = bind(&path).unwrap();
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1
+        );
         std::fs::write(directory.path().join("file"), b"x").unwrap();
         let error = bind(&directory.path().join("file/criw.sock")).unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");

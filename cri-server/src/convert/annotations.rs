@@ -96,16 +96,28 @@ mod tests {
 
     #[test]
     fn the_container_wins_over_the_pod() {
-        let pod = map(&[("listen", "0.0.0.0:80"), ("stop-mode", "now"), ("memory-grow", "fail")]);
-        let container = map(&[("listen", " tcp://127.0.0.1:1, [::]:2,:3"), ("stop-mode", "drain")]);
+        let pod = map(&[
+            ("listen", "0.0.0.0:80"),
+            ("stop-mode", "now"),
+            ("memory-grow", "fail"),
+        ]);
+        let container = map(&[
+            ("listen", " tcp://127.0.0.1:1, [::]:2,:3"),
+            ("stop-mode", "drain"),
+        ]);
         let expected = Wishes {
-            listen: ["127.0.0.1:1", "[::]:2", "0.0.0.0:3"].map(str::to_owned).to_vec(),
+            listen: ["127.0.0.1:1", "[::]:2", "0.0.0.0:3"]
+                .map(str::to_owned)
+                .to_vec(),
             stop: StopMode::Drain,
             memory_grow_fails: true,
         };
         assert_eq!(wishes(&container, &pod), Ok(expected));
         assert_eq!(wishes(&Map::new(), &Map::new()), Ok(Wishes::default()));
-        assert_eq!(wishes(&map(&[("listen", "")]), &pod).unwrap().listen, Vec::<String>::new());
+        assert_eq!(
+            wishes(&map(&[("listen", "")]), &pod).unwrap().listen,
+            Vec::<String>::new()
+        );
     }
 
     #[test]

@@ -194,7 +194,12 @@ mod tests {
         assert_eq!(merged, words("HOSTNAME=pod PATH=/bin A=10 B=2 C= D=a=b"));
         assert_eq!(lookup(&merged, "A"), Some("10"));
         assert_eq!(lookup(&merged, "PAT"), None);
-        for (key, bytes) in [("RAW", &[0xff][..]), ("NUL", b"a\0"), ("", b"x"), ("A=B", b"x")] {
+        for (key, bytes) in [
+            ("RAW", &[0xff][..]),
+            ("NUL", b"a\0"),
+            ("", b"x"),
+            ("A=B", b"x"),
+        ] {
             let error = env(&[], &[], &[value(key, bytes)]).unwrap_err().0;
             assert!(error.contains(&format!("{key:?}")), "{error}");
         }

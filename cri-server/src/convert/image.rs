@@ -89,8 +89,14 @@ mod tests {
             (Some(ImageUser::Uid(0)), Some(0), ""),
             (Some(ImageUser::Name("www".into())), None, "www"),
         ] {
-            let got = image(&Image { user, ..base.clone() });
-            assert_eq!((got.uid.map(|v| v.value), got.username.as_str()), (uid, name));
+            let got = image(&Image {
+                user,
+                ..base.clone()
+            });
+            assert_eq!(
+                (got.uid.map(|v| v.value), got.username.as_str()),
+                (uid, name)
+            );
             assert!(got.id.starts_with("sha256:"));
         }
     }

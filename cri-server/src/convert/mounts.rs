@@ -148,36 +148,99 @@ mod tests {
     fn good_mounts_come_back_in_status_as_they_were() {
         let good = [
             plain(),
-            cri::Mount { readonly: true, recursive_read_only: true, ..plain() },
-            cri::Mount { propagation: 1, selinux_relabel: true, ..plain() },
-            cri::Mount { propagation: 2, readonly: true, ..plain() },
+            cri::Mount {
+                readonly: true,
+                recursive_read_only: true,
+                ..plain()
+            },
+            cri::Mount {
+                propagation: 1,
+                selinux_relabel: true,
+                ..plain()
+            },
+            cri::Mount {
+                propagation: 2,
+                readonly: true,
+                ..plain()
+            },
         ];
-        let back: Vec<_> = mounts(&good, true).unwrap().iter().map(mount_status).collect();
+        let back: Vec<_> = mounts(&good, true)
+            .unwrap()
+            .iter()
+            .map(mount_status)
+            .collect();
         assert_eq!(back, good);
     }
 
     #[test]
     fn bad_mounts_say_why() {
-        let mapping = cri::IdMapping { host_id: 1, container_id: 0, length: 1 };
+        let mapping = cri::IdMapping {
+            host_id: 1,
+            container_id: 0,
+            length: 1,
+        };
         for (mount, start) in [
             (
-                cri::Mount { image: Some(cri::ImageSpec::default()), host_path: String::new(), ..plain() },
+                cri::Mount {
+                    image: Some(cri::ImageSpec::default()),
+                    host_path: String::new(),
+                    ..plain()
+                },
                 "ImageVolumeMountFailed",
             ),
-            (cri::Mount { host_path: String::new(), ..plain() }, "mount at"),
-            (cri::Mount { container_path: "data".into(), ..plain() }, "mount point"),
-            (cri::Mount { uid_mappings: vec![mapping], ..plain() }, "mount at"),
-            (cri::Mount { propagation: 7, ..plain() }, "mount at"),
-            (cri::Mount { recursive_read_only: true, ..plain() }, "mount at"),
             (
-                cri::Mount { recursive_read_only: true, readonly: true, propagation: 1, ..plain() },
+                cri::Mount {
+                    host_path: String::new(),
+                    ..plain()
+                },
+                "mount at",
+            ),
+            (
+                cri::Mount {
+                    container_path: "data".into(),
+                    ..plain()
+                },
+                "mount point",
+            ),
+            (
+                cri::Mount {
+                    uid_mappings: vec![mapping],
+                    ..plain()
+                },
+                "mount at",
+            ),
+            (
+                cri::Mount {
+                    propagation: 7,
+                    ..plain()
+                },
+                "mount at",
+            ),
+            (
+                cri::Mount {
+                    recursive_read_only: true,
+                    ..plain()
+                },
+                "mount at",
+            ),
+            (
+                cri::Mount {
+                    recursive_read_only: true,
+                    readonly: true,
+                    propagation: 1,
+                    ..plain()
+                },
                 "mount at",
             ),
         ] {
             let error = mounts(&[mount.clone()], true).unwrap_err();
             assert!(error.0.starts_with(start), "{mount:?}: {error}");
         }
-        let recursive = cri::Mount { recursive_read_only: true, readonly: true, ..plain() };
+        let recursive = cri::Mount {
+            recursive_read_only: true,
+            readonly: true,
+            ..plain()
+        };
         let error = mounts(&[recursive], false).unwrap_err();
         assert!(error.0.starts_with("RROUnsupported"), "{error}");
     }
@@ -190,10 +253,15 @@ mod tests {
             permissions: permissions.into(),
         };
         let got = devices(&[device("/dev/null", ""), device("/dev/zero", "r")], &[]).unwrap();
-        assert_eq!((got[0].permissions.as_str(), got[1].permissions.as_str()), ("rwm", "r"));
+        assert_eq!(
+            (got[0].permissions.as_str(), got[1].permissions.as_str()),
+            ("rwm", "r")
+        );
         assert!(devices(&[device("/dev/null", "x")], &[]).is_err());
         assert!(devices(&[device("null", "r")], &[]).is_err());
-        let cdi = cri::CdiDevice { name: "vendor.com/gpu=0".into() };
+        let cdi = cri::CdiDevice {
+            name: "vendor.com/gpu=0".into(),
+        };
         let error = devices(&[], &[cdi]).unwrap_err();
         assert!(error.0.contains("vendor.com/gpu=0"), "{error}");
     }

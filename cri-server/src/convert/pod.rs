@@ -56,7 +56,11 @@ pub fn pod(config: &cri::PodSandboxConfig, handler: &str) -> Result<PodSpec, Inv
             searches: dns.searches.clone(),
             options: dns.options.clone(),
         }),
-        ports: config.port_mappings.iter().map(port).collect::<Result<_, _>>()?,
+        ports: config
+            .port_mappings
+            .iter()
+            .map(port)
+            .collect::<Result<_, _>>()?,
         labels: config.labels.clone().into_iter().collect(),
         annotations: config.annotations.clone().into_iter().collect(),
         handler: handler.to_owned(),
@@ -83,7 +87,10 @@ fn port(asked: &cri::PortMapping) -> Result<PortMapping, Invalid> {
         Ok(cri::Protocol::Udp) => "udp",
         Ok(cri::Protocol::Sctp) => "sctp",
         Err(_) => {
-            return invalid(format!("protocol {} is no value of the enum", asked.protocol));
+            return invalid(format!(
+                "protocol {} is no value of the enum",
+                asked.protocol
+            ));
         }
     };
     let number = |what: &str, value: i32| match u16::try_from(value) {
@@ -126,8 +133,11 @@ fn pod_namespaces(options: Option<&cri::NamespaceOption>) -> Result<NamespaceMod
 }
 
 fn mode(what: &str, value: i32) -> Result<cri::NamespaceMode, Invalid> {
-    cri::NamespaceMode::try_from(value)
-        .map_err(|_| Invalid(format!("{what} namespace mode {value} is no value of the enum")))
+    cri::NamespaceMode::try_from(value).map_err(|_| {
+        Invalid(format!(
+            "{what} namespace mode {value} is no value of the enum"
+        ))
+    })
 }
 
 fn scope(what: &str, value: i32) -> Result<Scope, Invalid> {
@@ -232,7 +242,10 @@ mod tests {
         assert_eq!((spec.attempt, spec.handler.as_str()), (2, "wasm"));
         assert_eq!(spec.namespaces.pid, PidMode::Pod);
         assert_eq!(spec.namespaces.network, Scope::Pod);
-        assert_eq!((spec.dns, spec.cgroup_parent, spec.log_directory), (None, None, None));
+        assert_eq!(
+            (spec.dns, spec.cgroup_parent, spec.log_directory),
+            (None, None, None)
+        );
     }
 
     #[test]
@@ -241,7 +254,10 @@ mod tests {
             network: 2,
             ipc: 2,
             pid: 1,
-            userns_options: Some(cri::UserNamespace { mode: 2, ..Default::default() }),
+            userns_options: Some(cri::UserNamespace {
+                mode: 2,
+                ..Default::default()
+            }),
             ..Default::default()
         });
         asked.dns_config = Some(cri::DnsConfig::default());
@@ -255,7 +271,9 @@ mod tests {
         }];
         if let Some(linux) = &mut asked.linux {
             linux.cgroup_parent = "/kubepods/podu1".into();
-            linux.sysctls.insert("net.core.somaxconn".into(), "9".into());
+            linux
+                .sysctls
+                .insert("net.core.somaxconn".into(), "9".into());
         }
         let spec = pod(&asked, "").unwrap();
         assert_eq!(spec.hostname, "");
@@ -269,17 +287,42 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
-        let no_metadata = cri::PodSandboxConfig { metadata: None, ..config() };
+        let no_metadata = cri::PodSandboxConfig {
+            metadata: None,
+            ..config()
+        };
         let port = |port: cri::PortMapping| cri::PodSandboxConfig {
             port_mappings: vec![port],
             ..config()
         };
-        let mapping = cri::IdMapping { host_id: 100_000, container_id: 0, length: 65536 };
+        let mapping = cri::IdMapping {
+            host_id: 100_000,
+            container_id: 0,
+            length: 65536,
+        };
         for (asked, word) in [
             (no_metadata, "metadata"),
-            (with_options(cri::NamespaceOption { network: 1, ..Default::default() }), "network"),
-            (with_options(cri::NamespaceOption { ipc: 9, ..Default::default() }), "ipc"),
-            (with_options(cri::NamespaceOption { pid: 3, ..Default::default() }), "target"),
+            (
+                with_options(cri::NamespaceOption {
+                    network: 1,
+                    ..Default::default()
+                }),
+                "network",
+            ),
+            (
+                with_options(cri::NamespaceOption {
+                    ipc: 9,
+                    ..Default::default()
+                }),
+                "ipc",
+            ),
+            (
+                with_options(cri::NamespaceOption {
+                    pid: 3,
+                    ..Default::default()
+                }),
+                "target",
+            ),
             (
                 with_options(cri::NamespaceOption {
                     userns_options: Some(cri::UserNamespace {
@@ -291,11 +334,41 @@ mod tests {
                 }),
                 "user namespaces",
             ),
-            (port(cri::PortMapping { host_port: 70000, ..Default::default() }), "70000"),
-            (port(cri::PortMapping { protocol: 9, ..Default::default() }), "protocol"),
-            (port(cri::PortMapping { host_ip: "x".into(), ..Default::default() }), "host_ip"),
-            (cri::PodSandboxConfig { hostname: "a\nb".into(), ..config() }, "host name"),
-            (cri::PodSandboxConfig { log_directory: "logs".into(), ..config() }, "log_directory"),
+            (
+                port(cri::PortMapping {
+                    host_port: 70000,
+                    ..Default::default()
+                }),
+                "70000",
+            ),
+            (
+                port(cri::PortMapping {
+                    protocol: 9,
+                    ..Default::default()
+                }),
+                "protocol",
+            ),
+            (
+                port(cri::PortMapping {
+                    host_ip: "x".into(),
+                    ..Default::default()
+                }),
+                "host_ip",
+            ),
+            (
+                cri::PodSandboxConfig {
+                    hostname: "a\nb".into(),
+                    ..config()
+                },
+                "host name",
+            ),
+            (
+                cri::PodSandboxConfig {
+                    log_directory: "logs".into(),
+                    ..config()
+                },
+                "log_directory",
+            ),
         ] {
             let error = pod(&asked, "").unwrap_err();
             assert!(error.0.contains(word), "{error}");
@@ -315,13 +388,25 @@ mod tests {
         for (asked, pod, expected) in [
             (None, PidMode::Pod, Some(Decided(PidMode::Pod))),
             (options(0, ""), PidMode::Node, Some(Decided(PidMode::Node))),
-            (options(1, ""), PidMode::Pod, Some(Decided(PidMode::Container))),
+            (
+                options(1, ""),
+                PidMode::Pod,
+                Some(Decided(PidMode::Container)),
+            ),
             (options(2, ""), PidMode::Pod, Some(Decided(PidMode::Node))),
-            (options(3, "abc"), PidMode::Pod, Some(ContainerPid::Target("abc".into()))),
+            (
+                options(3, "abc"),
+                PidMode::Pod,
+                Some(ContainerPid::Target("abc".into())),
+            ),
             (options(3, ""), PidMode::Pod, None),
             (options(4, ""), PidMode::Pod, None),
         ] {
-            assert_eq!(container_pid(asked.as_ref(), &pod).ok(), expected, "{asked:?}");
+            assert_eq!(
+                container_pid(asked.as_ref(), &pod).ok(),
+                expected,
+                "{asked:?}"
+            );
         }
     }
 }

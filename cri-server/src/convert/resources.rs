@@ -91,10 +91,22 @@ mod tests {
         let none = cri::LinuxContainerResources::default();
         assert_eq!(resources(&none).unwrap(), Resources::default());
         for bad in [
-            cri::LinuxContainerResources { cpu_quota: -2, ..none.clone() },
-            cri::LinuxContainerResources { cpu_shares: -1, ..none.clone() },
-            cri::LinuxContainerResources { oom_score_adj: 1001, ..none.clone() },
-            cri::LinuxContainerResources { memory_limit_in_bytes: -5, ..none },
+            cri::LinuxContainerResources {
+                cpu_quota: -2,
+                ..none.clone()
+            },
+            cri::LinuxContainerResources {
+                cpu_shares: -1,
+                ..none.clone()
+            },
+            cri::LinuxContainerResources {
+                oom_score_adj: 1001,
+                ..none.clone()
+            },
+            cri::LinuxContainerResources {
+                memory_limit_in_bytes: -5,
+                ..none
+            },
         ] {
             assert!(resources(&bad).is_err(), "{bad:?}");
         }

@@ -243,9 +243,7 @@ pub fn selinux(
     if privileged || !host_has_it {
         return Ok(None);
     }
-    let or = |value: &str, default: &str| {
-        if value.is_empty() { default } else { value }.to_owned()
-    };
+    let or = |value: &str, default: &str| if value.is_empty() { default } else { value }.to_owned();
     Ok(Some(format!(
         "{}:{}:{}:{}",
         or(&options.user, "system_u"),
@@ -269,9 +267,8 @@ fn is_level(level: &str) -> bool {
                 None => (part, None),
             };
             number(sensitivity, 's')
-                && categories.is_none_or(|list| {
-                    list.split([',', '.']).all(|category| number(category, 'c'))
-                })
+                && categories
+                    .is_none_or(|list| list.split([',', '.']).all(|category| number(category, 'c')))
         })
 }
 
@@ -299,10 +296,25 @@ mod tests {
             (Base::Wasm, asked("net_admin", "", ""), "CAP_NET_ADMIN", ""),
             (Base::Linux, asked("", "ALL", ""), "", ""),
             (Base::Linux, asked("KILL", "ALL", ""), "CAP_KILL", ""),
-            (Base::Linux, asked("ALL", "KILL", ""), "CAP_CHOWN CAP_SYS_ADMIN", ""),
+            (
+                Base::Linux,
+                asked("ALL", "KILL", ""),
+                "CAP_CHOWN CAP_SYS_ADMIN",
+                "",
+            ),
             (Base::Linux, asked("CAP_BPF", "all", ""), "CAP_BPF", ""),
-            (Base::Linux, asked("", "ALL", "KILL"), "CAP_KILL", "CAP_KILL"),
-            (Base::Privileged, asked("", "ALL", ""), "CAP_CHOWN CAP_KILL CAP_SYS_ADMIN", ""),
+            (
+                Base::Linux,
+                asked("", "ALL", "KILL"),
+                "CAP_KILL",
+                "CAP_KILL",
+            ),
+            (
+                Base::Privileged,
+                asked("", "ALL", ""),
+                "CAP_CHOWN CAP_KILL CAP_SYS_ADMIN",
+                "",
+            ),
         ] {
             let got = capabilities(base, asked.as_ref(), host).unwrap();
             assert_eq!(got, (list(set), list(ambient)), "{asked:?}");
@@ -325,16 +337,40 @@ mod tests {
         let file = Seccomp::Localhost("/p.json".into());
         for (new, old, privileged, expected) in [
             (None, "", false, Some(Seccomp::Unconfined)),
-            (None, "runtime/default", false, Some(Seccomp::RuntimeDefault)),
+            (
+                None,
+                "runtime/default",
+                false,
+                Some(Seccomp::RuntimeDefault),
+            ),
             (None, "localhost//p.json", false, Some(file.clone())),
             (None, "odd", false, None),
-            (profile(P::RuntimeDefault, ""), "unconfined", false, Some(Seccomp::RuntimeDefault)),
-            (profile(P::Unconfined, ""), "runtime/default", false, Some(Seccomp::Unconfined)),
+            (
+                profile(P::RuntimeDefault, ""),
+                "unconfined",
+                false,
+                Some(Seccomp::RuntimeDefault),
+            ),
+            (
+                profile(P::Unconfined, ""),
+                "runtime/default",
+                false,
+                Some(Seccomp::Unconfined),
+            ),
             (profile(P::Localhost, "/p.json"), "", false, Some(file)),
             (profile(P::Localhost, "p.json"), "", false, None),
-            (profile(P::Localhost, "p.json"), "", true, Some(Seccomp::Unconfined)),
+            (
+                profile(P::Localhost, "p.json"),
+                "",
+                true,
+                Some(Seccomp::Unconfined),
+            ),
         ] {
-            assert_eq!(seccomp(new.as_ref(), old, privileged).ok(), expected, "{new:?} {old}");
+            assert_eq!(
+                seccomp(new.as_ref(), old, privileged).ok(),
+                expected,
+                "{new:?} {old}"
+            );
         }
         let odd = SecurityProfile {
             profile_type: 9,
@@ -350,8 +386,20 @@ mod tests {
         for (new, old, privileged, host, expected) in [
             (None, "", false, false, Ok(None)),
             (profile(P::RuntimeDefault, ""), "", false, false, Ok(None)),
-            (profile(P::Unconfined, ""), "localhost/p", false, true, Ok(None)),
-            (profile(P::Localhost, "localhost/p"), "", false, true, some.clone()),
+            (
+                profile(P::Unconfined, ""),
+                "localhost/p",
+                false,
+                true,
+                Ok(None),
+            ),
+            (
+                profile(P::Localhost, "localhost/p"),
+                "",
+                false,
+                true,
+                some.clone(),
+            ),
             (profile(P::Localhost, "p"), "", true, true, Ok(None)),
             (None, "localhost/p", false, true, some),
             (None, "localhost/p", false, false, Err(())),
@@ -377,7 +425,11 @@ mod tests {
                 level: level.to_owned(),
                 ..SeLinuxOption::default()
             };
-            assert_eq!(selinux(Some(&options), false, false).is_ok(), good, "{level}");
+            assert_eq!(
+                selinux(Some(&options), false, false).is_ok(),
+                good,
+                "{level}"
+            );
         }
         let options = SeLinuxOption {
             level: "s0:c1,c2".to_owned(),

@@ -305,7 +305,9 @@ mod tests {
             }),
             created_at: 5,
             ready: true,
-            ips: ["10.0.0.2", "fd00::2"].map(|ip| ip.parse().unwrap()).to_vec(),
+            ips: ["10.0.0.2", "fd00::2"]
+                .map(|ip| ip.parse().unwrap())
+                .to_vec(),
             netns: None,
             message: String::new(),
         }
@@ -414,7 +416,10 @@ mod tests {
             let limits = status.resources.unwrap().linux.unwrap();
             assert_eq!(limits.memory_limit_in_bytes, 77);
             let user = status.user.unwrap().linux.unwrap();
-            assert_eq!((user.uid, user.gid, user.supplemental_groups), (1000, 5, vec![5, 6]));
+            assert_eq!(
+                (user.uid, user.gid, user.supplemental_groups),
+                (1000, 5, vec![5, 6])
+            );
         }
     }
 
@@ -450,7 +455,10 @@ mod tests {
             (filter("abc", "", None, label(&[])), false),
             (filter("", "b", None, label(&[])), false),
             (filter("", "", Some(0), label(&[])), false),
-            (filter("", "", None, label(&[("app", "web"), ("tier", "back")])), false),
+            (
+                filter("", "", None, label(&[("app", "web"), ("tier", "back")])),
+                false,
+            ),
             (filter("", "", None, label(&[("none", "")])), false),
         ] {
             assert_eq!(filter.fits_container(&view), fits, "{filter:?}");

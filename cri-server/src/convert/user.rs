@@ -160,7 +160,8 @@ mod tests {
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken:x:abc:1::/:\n\
         www:x:1000:1001:web:/srv/www:/bin/sh\nlow:x:12:34";
-    const GROUP: &str = "root:x:0:root\nwww:x:1001:\nextra:x:50000:www,other\nmore:x:50001:low, www\nbad";
+    const GROUP: &str =
+        "root:x:0:root\nwww:x:1001:\nextra:x:50000:www,other\nmore:x:50001:low, www\nbad";
 
     fn user(uid: u32, gid: u32, groups: &[u32], home: Option<&str>) -> Result<User, &'static str> {
         Ok(User {
@@ -180,31 +181,104 @@ mod tests {
         };
         let table: Vec<(Asked<'_>, &str, Result<User, &str>)> = vec![
             (none, "", user(0, 0, &[0], Some("/root"))),
-            (none, "www", user(1000, 1001, &[1001, 50000, 50001], Some("/srv/www"))),
-            (none, "1000", user(1000, 1001, &[1001, 50000, 50001], Some("/srv/www"))),
-            (none, "www:extra", user(1000, 50000, &[50000, 50001], Some("/srv/www"))),
+            (
+                none,
+                "www",
+                user(1000, 1001, &[1001, 50000, 50001], Some("/srv/www")),
+            ),
+            (
+                none,
+                "1000",
+                user(1000, 1001, &[1001, 50000, 50001], Some("/srv/www")),
+            ),
+            (
+                none,
+                "www:extra",
+                user(1000, 50000, &[50000, 50001], Some("/srv/www")),
+            ),
             (none, "777:888", user(777, 888, &[888], None)),
             (none, "777", user(777, 0, &[0], None)),
             (none, "nobody", Err("\"nobody\"")),
             (none, "www:nogroup", Err("\"nogroup\"")),
-            (Asked { user: Some(12), ..none }, "www:extra", user(12, 34, &[34, 50001], None)),
-            (www, "0", user(1000, 1001, &[1001, 50000, 50001], Some("/srv/www"))),
-            (Asked { strict: true, ..www }, "", user(1000, 1001, &[1001], Some("/srv/www"))),
             (
-                Asked { strict: true, supplemental: &[7, 1001, 7], ..www },
+                Asked {
+                    user: Some(12),
+                    ..none
+                },
+                "www:extra",
+                user(12, 34, &[34, 50001], None),
+            ),
+            (
+                www,
+                "0",
+                user(1000, 1001, &[1001, 50000, 50001], Some("/srv/www")),
+            ),
+            (
+                Asked {
+                    strict: true,
+                    ..www
+                },
+                "",
+                user(1000, 1001, &[1001], Some("/srv/www")),
+            ),
+            (
+                Asked {
+                    strict: true,
+                    supplemental: &[7, 1001, 7],
+                    ..www
+                },
                 "",
                 user(1000, 1001, &[1001, 7], Some("/srv/www")),
             ),
             (
-                Asked { group: Some(5), supplemental: &[50000, 9], ..www },
+                Asked {
+                    group: Some(5),
+                    supplemental: &[50000, 9],
+                    ..www
+                },
                 "",
                 user(1000, 5, &[5, 50000, 50001, 9], Some("/srv/www")),
             ),
-            (Asked { username: "ghost", ..none }, "", Err("\"ghost\"")),
-            (Asked { group: Some(5), ..none }, "www", Err("run_as_group")),
-            (Asked { user: Some(-1), ..none }, "", Err("-1")),
-            (Asked { user: Some(4_294_967_295), ..none }, "", Err("4294967295")),
-            (Asked { supplemental: &[-5], ..none }, "", Err("-5")),
+            (
+                Asked {
+                    username: "ghost",
+                    ..none
+                },
+                "",
+                Err("\"ghost\""),
+            ),
+            (
+                Asked {
+                    group: Some(5),
+                    ..none
+                },
+                "www",
+                Err("run_as_group"),
+            ),
+            (
+                Asked {
+                    user: Some(-1),
+                    ..none
+                },
+                "",
+                Err("-1"),
+            ),
+            (
+                Asked {
+                    user: Some(4_294_967_295),
+                    ..none
+                },
+                "",
+                Err("4294967295"),
+            ),
+            (
+                Asked {
+                    supplemental: &[-5],
+                    ..none
+                },
+                "",
+                Err("-5"),
+            ),
         ];
         for (asked, image_user, expected) in table {
             let image = Image {
