@@ -1,19 +1,254 @@
-//! Numbers of pods and containers.
-use crate::convert::status::Filter;
-use crate::daemon::Daemon;
-use criw_proto::v1 as cri;
-use criw_sandbox::{ContainerView, PodView};
+//! Numbers of pods and containers, and the messages that carry them.
+
 use std::sync::Arc;
+
+use criw_net::InterfaceCounters;
+use criw_proto::v1 as cri;
+use criw_sandbox::host::cgroup::CgroupUsage;
+use criw_sandbox::stats::{ContainerStats, PodStats};
+use criw_sandbox::{ContainerView, PodView};
 use tonic::Status;
-pub async fn container(_: &Arc<Daemon>, _: &ContainerView) -> Result<cri::ContainerStats, Status> {
-    Err(Status::unimplemented("x"))
+
+use crate::convert::status::{Filter, container_metadata, labels_map, pod_metadata};
+use crate::daemon::Daemon;
+use crate::error;
+
+/// The interface whose numbers are a pod's own.
+const DEFAULT_INTERFACE: &str = "eth0";
+
+/// One container; an error when it does not run.
+pub async fn container(
+    daemon: &Arc<Daemon>,
+    container: &ContainerView,
+) -> Result<cri::ContainerStats, Status> {
+    let stats = daemon
+        .sandboxes
+        .container_stats(&container.id)
+        .await
+        .map_err(|e| error::sandbox(&e))?;
+    Ok(container_message(
+        container,
+        &stats,
+        &daemon.config.root.to_string_lossy(),
+    ))
 }
-pub async fn containers(_: &Arc<Daemon>, _: &Filter) -> Vec<cri::ContainerStats> {
-    Vec::new()
+
+/// The running containers that fit; one that ended meanwhile is left out.
+pub async fn containers(daemon: &Arc<Daemon>, filter: &Filter) -> Vec<cri::ContainerStats> {
+    let mut all = Vec::new();
+    for view in daemon.sandboxes.containers() {
+        if view.state.is_running() && filter.fits_container(&view) {
+            match container(daemon, &view).await {
+                Ok(stats) => all.push(stats),
+                Err(status) => {
+                    tracing::debug!(container = %view.id, error = %status.message(), "no stats");
+                }
+            }
+        }
+    }
+    all
 }
-pub async fn pod(_: &Arc<Daemon>, _: &PodView) -> Result<cri::PodSandboxStats, Status> {
-    Err(Status::unimplemented("x"))
+
+/// One pod with its running containers.
+pub async fn pod(daemon: &Arc<Daemon>, pod: &PodView) -> Result<cri::PodSandboxStats, Status> {
+    let stats = daemon
+        .sandboxes
+        .pod_stats(&pod.id)
+        .await
+        .map_err(|e| error::sandbox(&e))?;
+    let own = Filter {
+        pod: pod.id.to_string(),
+        ..Filter::default()
+    };
+    let containers = containers(daemon, &own).await;
+    Ok(pod_message(pod, &stats, containers))
 }
-pub async fn pods(_: &Arc<Daemon>, _: &Filter) -> Vec<cri::PodSandboxStats> {
-    Vec::new()
+
+/// The ready pods that fit; one that ended meanwhile is left out.
+pub async fn pods(daemon: &Arc<Daemon>, filter: &Filter) -> Vec<cri::PodSandboxStats> {
+    let mut all = Vec::new();
+    for view in daemon.sandboxes.pods() {
+        if view.ready && filter.fits_pod(&view) {
+            match pod(daemon, &view).await {
+                Ok(stats) => all.push(stats),
+                Err(status) => {
+                    tracing::debug!(pod = %view.id, error = %status.message(), "no stats");
+                }
+            }
+        }
+    }
+    all
+}
+
+fn number(value: u64) -> Option<cri::UInt64Value> {
+    Some(cri::UInt64Value { value })
+}
+
+fn cpu(timestamp: i64, usage: &CgroupUsage) -> cri::CpuUsage {
+    cri::CpuUsage {
+        timestamp,
+        usage_core_nano_seconds: number(usage.cpu_usage_ns),
+        // The kubelet computes the rate from two samples.
+        usage_nano_cores: None,
+        psi: None,
+    }
+}
+
+fn memory(timestamp: i64, usage: &CgroupUsage, available: Option<u64>) -> cri::MemoryUsage {
+    cri::MemoryUsage {
+        timestamp,
+        working_set_bytes: number(usage.memory_working_set),
+        available_bytes: available.and_then(number),
+        usage_bytes: number(usage.memory_usage),
+        rss_bytes: number(usage.memory_rss),
+        page_faults: number(usage.page_faults),
+        major_page_faults: number(usage.major_page_faults),
+        psi: None,
+    }
+}
+
+/// `mountpoint` is a directory on the file system of the writable layers.
+fn container_message(
+    container: &ContainerView,
+    stats: &ContainerStats,
+    mountpoint: &str,
+) -> cri::ContainerStats {
+    let timestamp = stats.timestamp;
+    cri::ContainerStats {
+        attributes: Some(cri::ContainerAttributes {
+            id: container.id.to_string(),
+            metadata: Some(container_metadata(container)),
+            labels: labels_map(&container.spec.labels),
+            annotations: labels_map(&container.spec.annotations),
+        }),
+        cpu: Some(cpu(timestamp, &stats.cgroup)),
+        memory: Some(memory(timestamp, &stats.cgroup, stats.memory_available())),
+        writable_layer: Some(cri::FilesystemUsage {
+            timestamp,
+            fs_id: Some(cri::FilesystemIdentifier {
+                mountpoint: mountpoint.to_owned(),
+            }),
+            used_bytes: number(stats.writable_layer.bytes),
+            inodes_used: number(stats.writable_layer.inodes),
+        }),
+        swap: stats.cgroup.swap_usage.map(|swap| cri::SwapUsage {
+            timestamp,
+            swap_available_bytes: None,
+            swap_usage_bytes: number(swap),
+        }),
+        io: None,
+    }
+}
+
+fn pod_message(
+    pod: &PodView,
+    stats: &PodStats,
+    containers: Vec<cri::ContainerStats>,
+) -> cri::PodSandboxStats {
+    let timestamp = stats.timestamp;
+    let own = |name: &str| name == DEFAULT_INTERFACE;
+    cri::PodSandboxStats {
+        attributes: Some(cri::PodSandboxAttributes {
+            id: pod.id.to_string(),
+            metadata: Some(pod_metadata(pod)),
+            labels: labels_map(&pod.spec.labels),
+            annotations: labels_map(&pod.spec.annotations),
+        }),
+        linux: Some(cri::LinuxPodSandboxStats {
+            cpu: Some(cpu(timestamp, &stats.cgroup)),
+            memory: Some(memory(timestamp, &stats.cgroup, stats.memory_available())),
+            network: Some(cri::NetworkUsage {
+                timestamp,
+                default_interface: stats
+                    .network
+                    .iter()
+                    .find(|counters| own(&counters.name))
+                    .map(interface),
+                interfaces: stats
+                    .network
+                    .iter()
+                    .filter(|counters| !own(&counters.name) && counters.name != "lo")
+                    .map(interface)
+                    .collect(),
+            }),
+            process: Some(cri::ProcessUsage {
+                timestamp,
+                process_count: number(stats.cgroup.processes),
+            }),
+            containers,
+            io: None,
+        }),
+        windows: None,
+    }
+}
+
+fn interface(counters: &InterfaceCounters) -> cri::NetworkInterfaceUsage {
+    cri::NetworkInterfaceUsage {
+        name: counters.name.clone(),
+        rx_bytes: number(counters.rx_bytes),
+        rx_errors: number(counters.rx_errors),
+        tx_bytes: number(counters.tx_bytes),
+        tx_errors: number(counters.tx_errors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface_named(name: &str) -> InterfaceCounters {
+        InterfaceCounters {
+            name: name.to_owned(),
+            rx_bytes: 1,
+            rx_packets: 2,
+            rx_errors: 3,
+            rx_dropped: 4,
+            tx_bytes: 5,
+            tx_packets: 6,
+            tx_errors: 7,
+            tx_dropped: 8,
+        }
+    }
+
+    #[test]
+    fn limits_that_are_not_there_are_not_reported() {
+        for (limit, available) in [(None, None), (Some(100), Some(70)), (Some(10), Some(0))] {
+            let usage = CgroupUsage {
+                cpu_usage_ns: 9,
+                memory_usage: 40,
+                memory_working_set: 30,
+                memory_limit: limit,
+                ..CgroupUsage::default()
+            };
+            let stats = ContainerStats {
+                timestamp: 5,
+                cgroup: usage.clone(),
+                writable_layer: Default::default(),
+            };
+            let message = memory(5, &usage, stats.memory_available());
+            assert_eq!(message.available_bytes.map(|n| n.value), available);
+            assert_eq!(message.working_set_bytes.map(|n| n.value), Some(30));
+            assert_eq!(message.usage_bytes.map(|n| n.value), Some(40));
+            let cpu = cpu(5, &usage);
+            assert_eq!(
+                (cpu.timestamp, cpu.usage_core_nano_seconds.map(|n| n.value)),
+                (5, Some(9))
+            );
+        }
+    }
+
+    #[test]
+    fn traffic_keeps_its_direction() {
+        let message = interface(&interface_named("eth0"));
+        let value = |number: Option<cri::UInt64Value>| number.map(|n| n.value);
+        assert_eq!(message.name, "eth0");
+        assert_eq!(
+            (value(message.rx_bytes), value(message.rx_errors)),
+            (Some(1), Some(3))
+        );
+        assert_eq!(
+            (value(message.tx_bytes), value(message.tx_errors)),
+            (Some(5), Some(7))
+        );
+    }
 }

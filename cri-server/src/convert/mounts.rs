@@ -233,7 +233,7 @@ mod tests {
                 "mount at",
             ),
         ] {
-            let error = mounts(&[mount.clone()], true).unwrap_err();
+            let error = mounts(std::slice::from_ref(&mount), true).unwrap_err();
             assert!(error.0.starts_with(start), "{mount:?}: {error}");
         }
         let recursive = cri::Mount {

@@ -11,7 +11,8 @@ use super::pod::namespace_options;
 use super::resources::resources_status;
 use super::signal;
 
-fn map(map: &Map) -> HashMap<String, String> {
+/// As messages carry it.
+pub fn labels_map(map: &Map) -> HashMap<String, String> {
     map.iter()
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
@@ -43,8 +44,8 @@ pub fn pod_item(pod: &PodView) -> cri::PodSandbox {
         metadata: Some(pod_metadata(pod)),
         state: pod_state(pod),
         created_at: pod.created_at,
-        labels: map(&pod.spec.labels),
-        annotations: map(&pod.spec.annotations),
+        labels: labels_map(&pod.spec.labels),
+        annotations: labels_map(&pod.spec.annotations),
         runtime_handler: pod.spec.handler.clone(),
     }
 }
@@ -71,8 +72,8 @@ pub fn pod_status(pod: &PodView) -> cri::PodSandboxStatus {
                 options: Some(namespace_options(&pod.spec.namespaces)),
             }),
         }),
-        labels: map(&pod.spec.labels),
-        annotations: map(&pod.spec.annotations),
+        labels: labels_map(&pod.spec.labels),
+        annotations: labels_map(&pod.spec.annotations),
         runtime_handler: pod.spec.handler.clone(),
     }
 }
@@ -100,7 +101,7 @@ fn image_spec(container: &ContainerView) -> cri::ImageSpec {
     let image = &container.spec.image;
     cri::ImageSpec {
         image: image.image.clone(),
-        annotations: map(&image.annotations),
+        annotations: labels_map(&image.annotations),
         user_specified_image: image.user_specified.clone(),
         ..cri::ImageSpec::default()
     }
@@ -116,8 +117,8 @@ pub fn container_item(container: &ContainerView) -> cri::Container {
         image_ref: container.spec.image.image_ref.clone(),
         state: container_state(container),
         created_at: container.created_at,
-        labels: map(&container.spec.labels),
-        annotations: map(&container.spec.annotations),
+        labels: labels_map(&container.spec.labels),
+        annotations: labels_map(&container.spec.annotations),
         image_id: container.spec.image.image_id.clone(),
     }
 }
@@ -142,8 +143,8 @@ pub fn container_status(container: &ContainerView) -> cri::ContainerStatus {
         image_ref: spec.image.image_ref.clone(),
         reason: exit.map(|exit| exit.reason.clone()).unwrap_or_default(),
         message: exit.map(|exit| exit.message.clone()).unwrap_or_default(),
-        labels: map(&spec.labels),
-        annotations: map(&spec.annotations),
+        labels: labels_map(&spec.labels),
+        annotations: labels_map(&spec.annotations),
         mounts: spec.mounts.iter().map(mount_status).collect(),
         log_path: container
             .log_path

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use criw_engines::client::ShimSocket;
 use tokio::sync::watch;
@@ -105,6 +105,8 @@ pub(crate) struct Container {
     pub(crate) exited: watch::Sender<bool>,
     /// The stop signal is sent once, whoever else asks for a stop meanwhile.
     pub(crate) stop_sent: AtomicBool,
+    /// Its writable layer as last measured; made at the first question.
+    pub(crate) layer: OnceLock<crate::stats::Layer>,
 }
 
 impl Container {
@@ -117,6 +119,7 @@ impl Container {
             record: Mutex::new(record),
             life: tokio::sync::Mutex::new(()),
             stop_sent: AtomicBool::new(false),
+            layer: OnceLock::new(),
         })
     }
 

@@ -17,6 +17,7 @@ mod exit;
 mod node;
 mod pods;
 mod recover;
+mod stats;
 mod stop;
 mod tear_down;
 

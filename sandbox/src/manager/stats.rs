@@ -1,0 +1,54 @@
+//! What pods and containers use, asked by id.
+
+use std::os::fd::AsFd as _;
+
+use super::{Sandboxes, blocking};
+use crate::error::{Error, Result};
+use crate::id::{ContainerId, SandboxId};
+use crate::record::{self, ContainerRecord};
+use crate::stats::{self, ContainerStats, Layer, PodStats};
+
+impl Sandboxes {
+    /// Usage of a running container.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown id, `WrongState` when it does not run.
+    pub async fn container_stats(&self, id: &ContainerId) -> Result<ContainerStats> {
+        let inner = self.inner.clone();
+        let container = inner.container(id)?;
+        if !container.state().is_running() {
+            return Err(Error::WrongState(format!("container {id} is not running")));
+        }
+        blocking(move || {
+            let leaf = inner.leaf(&container.record().leaf)?;
+            let layer = container.layer.get_or_init(|| {
+                let id = container.id.as_str();
+                let lasting = record::directory::<ContainerRecord>(&inner.config.root, id);
+                Layer::new(lasting.join("upper"))
+            });
+            stats::container(&leaf, layer)
+        })
+        .await
+    }
+
+    /// Usage of a pod: its running containers and its network.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown id.
+    pub async fn pod_stats(&self, id: &SandboxId) -> Result<PodStats> {
+        let inner = self.inner.clone();
+        let pod = inner.pod(id)?;
+        blocking(move || {
+            let leaves = inner
+                .containers_of(&pod.id)
+                .iter()
+                .filter(|container| container.state().is_running())
+                .map(|container| inner.leaf(&container.record().leaf))
+                .collect::<Result<Vec<_>>>()?;
+            let namespaces = pod.namespaces();
+            let netns = namespaces.as_ref().and_then(|n| n.net.as_ref());
+            stats::pod(&leaves, netns.map(|netns| netns.as_fd()))
+        })
+        .await
+    }
+}
