@@ -113,7 +113,7 @@ fn source(host_path: &Path) -> Result<PathBuf> {
 fn refuse_kernel_file_system(mount: BorrowedFd<'_>, host_path: &Path) -> Result<()> {
     const SYSFS_MAGIC: i64 = 0x6265_6572;
     for (magic, name) in [
-        (i64::from(rustix::fs::PROC_SUPER_MAGIC), "procfs"),
+        (rustix::fs::PROC_SUPER_MAGIC, "procfs"),
         (SYSFS_MAGIC, "sysfs"),
     ] {
         if template::is_on(mount, magic)? {

@@ -1,5 +1,5 @@
-//! OCI runtime configs: what a
-//! Linux container is for runc, and what a Wasm container is for its shim.
+//! OCI runtime configs: what a Linux container is for runc, and what a Wasm
+//! container is for its shim.
 //!
 //! Net, ipc and uts namespaces never appear: the shim is born in the pod's, and runc
 //! inherits them from it. So no namespace path has to be visible to runc.
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec as OciSpec;
 use serde_json::{Value, json};
 
+use super::cgroup::CGROUP2_MAGIC;
 use super::{mounts, oom_score, seccomp_default};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -60,6 +61,11 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, Option<u32>)> {
         PidNamespace::Path(path) => namespaces.push(json!({"type": "pid", "path": path})),
         PidNamespace::Host => {}
     }
+    // On cgroup v2 a container sees its own group as the root, as users expect there; on
+    // v1 runc binds the right directories instead.
+    if !container.privileged && has_only_cgroup_v2() {
+        namespaces.push(json!({"type": "cgroup"}));
+    }
     let mut linux = json!({
         "namespaces": namespaces,
         "resources": resources,
@@ -84,6 +90,10 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, Option<u32>)> {
         "linux": linux,
     });
     Ok((parse(spec)?, shm))
+}
+
+fn has_only_cgroup_v2() -> bool {
+    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|stat| stat.f_type == CGROUP2_MAGIC)
 }
 
 /// Config for a Wasm shim; `mounts[n]` arrives as `FdRole::Mount(n)`.
@@ -208,7 +218,8 @@ fn linux_mounts(input: &LinuxInput<'_>) -> Result<(Vec<Value>, Option<u32>)> {
         .filter(|mount| {
             let path = mount["destination"].as_str().unwrap_or_default();
             // Somebody who mounts his own /dev brings his own devices.
-            !asked(path) && !(path.starts_with("/dev/") && asked("/dev"))
+            let below_own_dev = path.starts_with("/dev/") && asked("/dev");
+            !(asked(path) || below_own_dev)
         })
         .collect();
     for mount in input.mounts {
@@ -358,4 +369,127 @@ fn node(source: &Path, target: &Path) -> Option<Value> {
         "major": rustix::fs::major(number), "minor": rustix::fs::minor(number),
         "fileMode": data.mode() & 0o7777, "uid": data.uid(), "gid": data.gid(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From the form that records have, which needs no field that does not matter here.
+    fn container(change: Value) -> ContainerSpec {
+        let mut spec = json!({
+            "name": "c", "attempt": 0, "labels": {}, "annotations": {},
+            "image": {"image": "", "user_specified": "", "annotations": {}, "image_ref": "", "image_id": ""},
+            "log_path": null, "stdin": false, "stdin_once": false, "tty": false, "stop_signal": 15,
+            "process": Process { args: vec!["/x".into()], cwd: "/".into(), ..Default::default() },
+            "mounts": [], "devices": [], "resources": {}, "privileged": false, "readonly_rootfs": true,
+            "masked_paths": ["/proc/kcore"], "readonly_paths": [], "pid": "container", "lowers": [],
+            "engine": "runc",
+        });
+        for (key, value) in change.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn pod() -> PodSpec {
+        serde_json::from_value(json!({
+            "name": "p", "uid": "u", "namespace": "n", "attempt": 0, "hostname": "p",
+            "log_directory": null, "dns": null, "ports": [], "labels": {}, "annotations": {},
+            "handler": "", "cgroup_parent": null, "sysctls": {},
+            "namespaces": {"network": "pod", "ipc": "pod", "pid": "container"},
+            "privileged": true, "resources": null, "overhead": null,
+        }))
+        .unwrap()
+    }
+
+    fn built(container: &ContainerSpec, mounts: &[Mount]) -> (Value, Option<u32>) {
+        let input = LinuxInput {
+            pod: &pod(),
+            container,
+            mounts,
+            bundle: Path::new("/bundle"),
+            cgroups_path: "/parent/leaf".into(),
+            pid: PidNamespace::New,
+            own_shm: true,
+        };
+        let (spec, shm) = linux(&input).unwrap();
+        (serde_json::to_value(spec).unwrap(), shm)
+    }
+
+    fn at<'a>(spec: &'a Value, destination: &str) -> Vec<&'a Value> {
+        let mounts = spec["mounts"].as_array().unwrap();
+        let here = mounts.iter().filter(|m| m["destination"] == destination);
+        here.collect()
+    }
+
+    #[test]
+    fn the_pods_namespaces_are_inherited_and_shared_memory_is_handed_over() {
+        let (spec, shm) = built(&container(json!({})), &[]);
+        let namespaces = spec["linux"]["namespaces"].to_string();
+        for kind in ["network", "ipc", "uts"] {
+            assert!(!namespaces.contains(kind), "{namespaces}");
+        }
+        let n = shm.unwrap() as usize;
+        assert_eq!(spec["mounts"][n]["destination"], "/dev/shm");
+        assert_eq!(spec["mounts"][n]["source"], format!("/bundle/mounts/{n}"));
+        assert_eq!(spec["linux"]["cgroupsPath"], "/parent/leaf");
+        assert_eq!(spec["root"]["readonly"], true);
+        assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], false);
+    }
+
+    #[test]
+    fn mounts_of_the_pod_win_over_defaults() {
+        let directory = tempfile::tempdir().unwrap();
+        for (path, gone) in [
+            ("/dev/shm", &["/dev/shm"][..]),
+            ("/sys", &["/sys"]),
+            ("/dev", &["/dev/pts", "/dev/mqueue", "/dev/shm"]),
+        ] {
+            let mount = Mount {
+                container_path: path.into(),
+                host_path: directory.path().into(),
+                readonly: true,
+                ..Default::default()
+            };
+            let (spec, shm) = built(&container(json!({})), &[mount]);
+            assert_eq!(at(&spec, path).len(), 1, "{path}");
+            assert_eq!(at(&spec, path)[0]["type"], "bind", "{path}");
+            for gone in gone.iter().filter(|gone| **gone != path) {
+                assert!(at(&spec, gone).is_empty(), "{path}: {gone}");
+            }
+            assert_eq!(shm.is_some(), path == "/sys", "{path}");
+        }
+    }
+
+    #[test]
+    fn privileged_means_everything() {
+        let plain = json!({"process": Process {
+            args: vec!["/x".into()], cwd: "/".into(), seccomp: Seccomp::RuntimeDefault, ..Default::default()
+        }});
+        assert!(built(&container(plain.clone()), &[]).0["linux"]["seccomp"].is_object());
+        let mut privileged = plain;
+        privileged["privileged"] = json!(true);
+        let (spec, _) = built(&container(privileged), &[]);
+        assert!(spec["linux"]["seccomp"].is_null());
+        assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], true);
+        assert!(!spec["linux"]["devices"].as_array().unwrap().is_empty());
+        let options = at(&spec, "/sys")[0]["options"].to_string();
+        assert!(options.contains("rw"), "{options}");
+    }
+
+    #[test]
+    fn a_wasm_container_has_only_the_mounts_asked_for() {
+        let mount = Mount {
+            container_path: "/data".into(),
+            host_path: "/tmp".into(),
+            readonly: true,
+            ..Default::default()
+        };
+        let spec = wasm(&container(json!({})), &[mount]).unwrap();
+        let spec = serde_json::to_value(spec).unwrap();
+        assert_eq!(spec["mounts"].as_array().unwrap().len(), 1);
+        assert_eq!(spec["mounts"][0]["options"], json!(["ro"]));
+        assert_eq!(spec["process"]["args"], json!(["/x"]));
+    }
 }

@@ -273,8 +273,8 @@ mod tests {
     fn upper_layers_win_by_every_way() {
         let directory = tempfile::tempdir().unwrap();
         let lowers = layers(directory.path());
-        let ways: [fn(&[PathBuf], Option<(&Path, &Path)>) -> Result<OwnedFd>; 2] =
-            [overlay, by_one_string];
+        type Way = fn(&[PathBuf], Option<(&Path, &Path)>) -> Result<OwnedFd>;
+        let ways: [Way; 2] = [overlay, by_one_string];
         for (n, way) in ways.iter().enumerate() {
             let upper = directory.path().join(format!("upper{n}"));
             let work = directory.path().join(format!("work{n}"));

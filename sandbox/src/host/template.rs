@@ -105,9 +105,9 @@ pub(super) fn enter(namespace: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// Whether a file is on this file system.
-pub(super) fn is_on(file: BorrowedFd<'_>, magic: i64) -> Result<bool> {
+pub(super) fn is_on(file: BorrowedFd<'_>, magic: rustix::fs::FsWord) -> Result<bool> {
     let stat = rustix::fs::fstatfs(file).context(|| "ask for the type of a file system")?;
-    Ok(i64::from(stat.f_type) == magic)
+    Ok(stat.f_type == magic)
 }
 
 /// Whether a name exists in a directory.

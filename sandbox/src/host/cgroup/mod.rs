@@ -26,7 +26,8 @@ use crate::error::{Error, Result};
 use crate::model::Resources;
 
 const CGROUP_MAGIC: i64 = 0x0027_e0eb;
-const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// `f_type` of cgroup v2.
+pub(super) const CGROUP2_MAGIC: i64 = 0x6367_7270;
 
 /// What the node has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

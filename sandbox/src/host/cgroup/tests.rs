@@ -202,7 +202,7 @@ fn v2_files_are_read_and_written() {
     let (cgroups, leaf, path) = fake_v2(directory.path());
     assert_eq!(cgroups.version(), Version::V2);
     assert_eq!(cgroups.children("/pods").unwrap(), ["leaf"]);
-    assert_eq!(leaf.dirs(), [path.clone()]);
+    assert_eq!(leaf.dirs(), std::slice::from_ref(&path));
     assert_eq!(leaf.oom_kills().unwrap(), 2);
     let usage = leaf.usage().unwrap();
     let expected = CgroupUsage {
