@@ -33,6 +33,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the end waits for a writer that is stuck in the kernel.
 const FINISH_LIMIT: Duration = Duration::from_millis(200);
 
+/// Exit code of a shim with a bug, as abort() would have it; there is no exit record.
+const PANICKED: u8 = 134;
+
 /// Command line of every shim, as [`crate::client::launch`] writes it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
@@ -146,6 +149,14 @@ fn read_create(
 
 /// Runs a Wasm shim to its end.
 pub fn run(engine: &impl Engine) -> ExitCode {
+    sys::use_one_heap();
+    // As the first process of its PID namespace a shim cannot be relied on to die of
+    // its own SIGABRT.
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        sys::exit_now(PANICKED);
+    }));
     match serve(engine) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

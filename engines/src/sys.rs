@@ -212,3 +212,10 @@ pub(crate) fn exit_now(code: u8) -> ! {
     // SAFETY: `_exit` runs no destructor that another thread might still need.
     unsafe { libc::_exit(i32::from(code)) }
 }
+
+/// Lets all threads allocate from one heap: a second one costs a shim with two
+/// threads more memory than they ever win time.
+pub(crate) fn use_one_heap() {
+    // SAFETY: it sets a number in the allocator, before a second thread exists.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}

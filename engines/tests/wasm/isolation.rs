@@ -6,7 +6,10 @@ use std::os::fd::OwnedFd;
 
 use criw_engines::protocol::Request;
 use rustix::fs::CWD;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+};
+use rustix::thread::UnshareFlags;
 
 use crate::container::{Container, DEADLINE, Plan, binary, compile, skip, tmpfs};
 use crate::guests::{module, spin};
@@ -30,12 +33,44 @@ fn procfs() -> OwnedFd {
     rustix::mount::fsmount(&context, flags, MountAttrFlags::empty()).unwrap()
 }
 
-/// The host's whole tree, procfs included, as a hostPath of "/" would be.
-fn host() -> OwnedFd {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    rustix::mount::open_tree(CWD, "/", flags).unwrap()
+/// The host's own procfs, as a hostPath of "/proc" would be.
+fn host_procfs() -> OwnedFd {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(CWD, "/proc", flags).unwrap()
+}
+
+/// A tree with a procfs below its top, as a hostPath of "/" would be. Made in a
+/// mount namespace of its own: the host's "/" may hold mounts of other tests that
+/// the kernel refuses to copy (pinned mount namespaces).
+#[allow(
+    unsafe_code,
+    reason = "unshare without CLONE_FILES, on a fresh thread that ends"
+)]
+fn tree_with_procfs() -> OwnedFd {
+    std::thread::spawn(|| {
+        let directory = tempfile::tempdir().unwrap();
+        // SAFETY: descriptors stay shared, and the thread does nothing else.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).unwrap();
+        let attach = |mount: OwnedFd, place: &std::path::Path| {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            rustix::mount::move_mount(&mount, "", CWD, place, flags).unwrap();
+        };
+        attach(tmpfs(&[]), directory.path());
+        let below = directory.path().join("proc");
+        std::fs::create_dir(&below).unwrap();
+        attach(procfs(), &below);
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        let tree = rustix::mount::open_tree(CWD, directory.path(), flags).unwrap();
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(directory.path(), flags).unwrap();
+        tree
+    })
+    .join()
+    .unwrap()
 }
 
 #[test]
@@ -50,7 +85,11 @@ fn a_guest_cannot_write_its_engines_memory() {
         ("proc/self/mem", vec![], NOENT),
         ("v/self/mem", vec![("/v".to_owned(), procfs())], ROFS),
         ("v/1/mem", vec![("/v".to_owned(), procfs())], ROFS),
-        ("h/proc/1/mem", vec![("/h".to_owned(), host())], ROFS),
+        (
+            "h/proc/1/mem",
+            vec![("/h".to_owned(), tree_with_procfs())],
+            ROFS,
+        ),
         // The good twin: what is not the kernel's is writable.
         (
             "v/file",
@@ -76,7 +115,7 @@ fn the_hosts_procfs_stays_writable() {
         return;
     }
     let plan = Plan {
-        mounts: vec![("/h".to_owned(), host())],
+        mounts: vec![("/h".to_owned(), host_procfs())],
         ..Plan::default()
     };
     let container = Container::run(&spin(), plan);

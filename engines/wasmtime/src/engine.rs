@@ -18,14 +18,12 @@ use crate::world::World;
 #[derive(Debug, Default)]
 pub struct Wasmtime;
 
-/// Bytes that tell what compiled code is (the header of an ELF file and more).
-const HEADER: usize = 4096;
-
 impl Engine for Wasmtime {
     fn prepare(&self, code: OwnedFd, spec: &Spec) -> Result<Box<dyn Program>, String> {
         let EngineSection::Wasm(wasm) = &spec.criw.engine else {
             return Err("the spec is not for a Wasm engine".to_owned());
         };
+        open_randomness();
         let engine = settings::engine().map_err(|error| failure::text(&error))?;
         let world = World::new(spec.oci.process().as_ref());
         let file = File::from(code);
@@ -46,12 +44,25 @@ impl Engine for Wasmtime {
     }
 }
 
+/// In a static binary the random number crates do not find the system call by name
+/// and fall back to a device file, which they keep open. The guest's root has no
+/// /dev, so they do that now.
+fn open_randomness() {
+    drop(wasmtime_wasi::thread_rng());
+}
+
 fn kind(file: &File) -> Result<Precompiled, String> {
-    let mut header = [0; HEADER];
-    let length = rustix::io::pread(file, &mut header[..], 0)
-        .map_err(|error| format!("read compiled code: {error}"))?;
-    wasmtime::Engine::detect_precompiled(&header[..length])
-        .ok_or_else(|| "the code is not what criw-compile writes".to_owned())
+    match wasmtime::Engine::detect_precompiled_file(path_of(file)) {
+        Ok(Some(kind)) => Ok(kind),
+        // It is no ELF file, or another kind of one.
+        Ok(None) | Err(_) => Err("the code is not what criw-compile writes".to_owned()),
+    }
+}
+
+/// Some calls take only a path. The host's procfs is still there, and this name
+/// leads to this very descriptor.
+fn path_of(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 fn load(error: &wasmtime::Error) -> String {
@@ -73,11 +84,8 @@ fn load_module(engine: &wasmtime::Engine, file: File) -> Result<Module, String> 
     reason = "compiled code is trusted as it is: only our compiler writes the cache that the daemon opens"
 )]
 fn load_component(engine: &wasmtime::Engine, file: &File) -> Result<Component, String> {
-    // For components there is no call that takes an open file; the host's procfs is
-    // still there, and the name leads to this very descriptor.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // SAFETY: as above.
-    unsafe { Component::deserialize_file(engine, path) }.map_err(|error| load(&error))
+    unsafe { Component::deserialize_file(engine, path_of(file)) }.map_err(|error| load(&error))
 }
 
 /// What only makes sense for a core module is not silently ignored.
