@@ -114,4 +114,55 @@ mod tests {
         }
         assert_eq!(timeout(&HeaderMap::new()), None);
     }
+
+    /// Answers with the status of its choice, or never.
+    #[derive(Clone)]
+    struct Inner(Option<Code>);
+
+    impl tonic::codegen::Service<Request<Body>> for Inner {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            let code = self.0;
+            Box::pin(async move {
+                match code {
+                    Some(code) => Ok(Status::new(code, "inner").into_http()),
+                    None => std::future::pending().await,
+                }
+            })
+        }
+    }
+
+    // A client of tonic has a timer of its own for the same header, so that the door
+    // is tested without one.
+    #[tokio::test]
+    async fn deadlines_and_sizes_have_the_codes_that_clients_expect() {
+        use tonic::codegen::Service as _;
+        for (inner, header, expected) in [
+            (None, Some("20m"), Code::DeadlineExceeded),
+            (None, Some("0m"), Code::DeadlineExceeded),
+            (Some(Code::OutOfRange), None, Code::ResourceExhausted),
+            (Some(Code::NotFound), Some("20S"), Code::NotFound),
+        ] {
+            let mut request = Request::new(Body::empty());
+            if let Some(value) = header {
+                request
+                    .headers_mut()
+                    .insert("grpc-timeout", HeaderValue::from_static(value));
+            }
+            let answer = Door(Inner(inner)).call(request);
+            let response = tokio::time::timeout(Duration::from_secs(10), answer)
+                .await
+                .unwrap()
+                .unwrap();
+            let status = Status::from_header_map(response.headers()).unwrap();
+            assert_eq!(status.code(), expected, "{inner:?} {header:?}");
+        }
+    }
 }

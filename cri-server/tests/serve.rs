@@ -1,6 +1,8 @@
 //! The daemon's library on a private socket, spoken to as a kubelet does. Needs no
 //! engine: whole lives of containers are tested with the real binaries elsewhere.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use criw_server::serve;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 struct Daemon {
     directory: tempfile::TempDir,
@@ -419,7 +421,7 @@ async fn what_is_not_there_yet_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn oversized_requests_and_passed_deadlines_have_their_codes() {
+async fn oversized_requests_are_resource_exhausted() {
     if skipped() {
         return;
     }
@@ -431,26 +433,6 @@ async fn oversized_requests_and_passed_deadlines_have_their_codes() {
     let status = runtime.version(of_size(17 << 20)).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     runtime.version(of_size(15 << 20)).await.unwrap();
-
-    // A registry that takes connections and never answers.
-    let hanging = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = hanging.local_addr().unwrap();
-    let mut request = Request::new(cri::PullImageRequest {
-        image: Some(cri::ImageSpec {
-            image: format!("{address}/slow:1"),
-            ..Default::default()
-        }),
-        ..Default::default()
-    });
-    // The header by hand: `set_timeout` would let this client end the call by itself.
-    request
-        .metadata_mut()
-        .insert("grpc-timeout", "300m".parse().unwrap());
-    let begin = std::time::Instant::now();
-    let status = daemon.images().pull_image(request).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    assert!(status.message().contains("PullImage"), "{status:?}");
-    assert!(begin.elapsed() < Duration::from_secs(10));
     daemon.stop().await;
 }
 
