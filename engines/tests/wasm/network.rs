@@ -125,6 +125,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 )
 
 func main() {
@@ -132,6 +133,8 @@ func main() {
 		fmt.Println("file:", err)
 		os.Exit(2)
 	}
+	// Before NewFile looks at it: else accept blocks all goroutines.
+	syscall.SetNonblock(3, true)
 	listener, err := net.FileListener(os.NewFile(3, "listener"))
 	if err != nil {
 		fmt.Println("listen:", err)

@@ -1,5 +1,8 @@
 //! Sockets of a preview 1 guest: preopened TCP listeners and what is accepted from
 //! them. A blocking call blocks the guest's thread, and nobody else.
+//!
+//! Listeners are handed over blocking, as C's `accept` expects; a Go guest says
+//! `syscall.SetNonblock(3, true)` before `os.NewFile`, and then polls.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
