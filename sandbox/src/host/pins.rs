@@ -272,18 +272,43 @@ fn make(directory: &Path) -> Result<OwnedFd> {
         .context(|| format!("bind {} to itself", directory.display()))?;
     rustix::mount::mount_change(directory, MountPropagationFlags::PRIVATE)
         .context(|| format!("make {} private", directory.display()))?;
-    let namespace = on_fresh_thread(|| {
-        let root = template::tmpfs(&[("mode", "0700")])?;
-        template::enter_new_namespace(root.as_fd())
-    })?;
     let handle = rustix::fs::open(
         directory,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )
     .context(|| format!("open {}", directory.display()))?;
-    pin(namespace.as_fd(), handle.as_fd(), "mnt".as_ref())?;
-    Ok(namespace)
+    // The kernel pins a mount namespace only in one that is older, by number. Since
+    // 6.18 each CPU hands out numbers from a stock of its own, so a younger namespace
+    // may have a smaller number; on the CPU that numbered ours it never has.
+    let mut cpus = std::iter::once(None).chain((0..rustix::thread::CpuSet::MAX_CPU).map(Some));
+    loop {
+        let cpu = cpus.next().flatten();
+        let namespace = on_fresh_thread(|| {
+            if let Some(cpu) = cpu {
+                let mut only = rustix::thread::CpuSet::new();
+                only.set(cpu);
+                rustix::thread::sched_setaffinity(None, &only)
+                    .context(|| "pin a mount namespace: no CPU is left to try")?;
+            }
+            let root = template::tmpfs(&[("mode", "0700")])?;
+            template::enter_new_namespace(root.as_fd())
+        })?;
+        match pin(namespace.as_fd(), handle.as_fd(), "mnt".as_ref()) {
+            Err(error) if is_loop(&error) => {}
+            other => return other.map(|()| namespace),
+        }
+    }
+}
+
+fn is_loop(error: &Error) -> bool {
+    let Error::Node { source, .. } = error else {
+        return false;
+    };
+    source
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::raw_os_error)
+        .is_some_and(|code| code == libc::ELOOP || code == libc::EINVAL)
 }
 
 /// Binds a namespace to a (new, empty) file. The caller is in the mount namespace
