@@ -16,8 +16,34 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+/// A daemon pins namespaces in mounts that outlive it, as they must; a test's must not.
+struct PrivateDirectory(tempfile::TempDir);
+
+impl PrivateDirectory {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for PrivateDirectory {
+    fn drop(&mut self) {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        let mut ours: Vec<_> = points
+            .filter(|point| Path::new(point).starts_with(self.path()))
+            .collect();
+        ours.reverse();
+        for point in ours {
+            let flags = rustix::mount::UnmountFlags::DETACH;
+            if let Err(error) = rustix::mount::unmount(point, flags) {
+                eprintln!("unmount {point}: {error}");
+            }
+        }
+    }
+}
+
 struct Daemon {
-    directory: tempfile::TempDir,
+    directory: PrivateDirectory,
     channel: Channel,
     end: Option<oneshot::Sender<()>>,
     task: JoinHandle<anyhow::Result<()>>,
@@ -62,7 +88,7 @@ async fn connect(socket: PathBuf, task: &JoinHandle<anyhow::Result<()>>) -> Chan
 }
 
 async fn start() -> Daemon {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = PrivateDirectory(tempfile::tempdir().unwrap());
     let config = private_config(directory.path());
     let (end, ended) = oneshot::channel();
     let socket = config.socket.clone();
