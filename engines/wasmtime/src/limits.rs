@@ -87,7 +87,8 @@ mod tests {
     fn all_memories_together_stay_below_the_limit() {
         // (limit, fails, growths as (from, to, own maximum), the last one's answer)
         type Growth = (usize, usize, Option<usize>);
-        let table: &[(Option<u64>, bool, &[Growth], Option<bool>)] = &[
+        type Case<'a> = (Option<u64>, bool, &'a [Growth], Option<bool>);
+        let table: &[Case<'_>] = &[
             (None, false, &[(0, 1 << 32, None)], Some(true)),
             (Some(100), false, &[(0, 100, None)], Some(true)),
             (Some(100), false, &[(0, 101, None)], None),

@@ -48,9 +48,13 @@ pub fn fingerprint(engine: &Engine) -> String {
     )
 }
 
+/// A name and the question whether this CPU has it.
+#[cfg(feature = "compiler")]
+type CpuFeature = (&'static str, fn() -> bool);
+
 /// CPU features that Cranelift detects and uses.
 #[cfg(all(feature = "compiler", target_arch = "x86_64"))]
-const CPU_FEATURES: [(&str, fn() -> bool); 12] = [
+const CPU_FEATURES: [CpuFeature; 12] = [
     ("sse3", || std::is_x86_feature_detected!("sse3")),
     ("ssse3", || std::is_x86_feature_detected!("ssse3")),
     ("sse4.1", || std::is_x86_feature_detected!("sse4.1")),
