@@ -5,8 +5,9 @@
 //! of lines: no pipe, no second copy, no other process. Three promises:
 //!
 //! - A line is in the file whole or not at all (`O_APPEND`, one write).
-//! - Reopening takes no lock: the new file replaces the old one under the same
-//!   descriptor number, so each write goes to one of the two, never to none.
+//! - Reopening makes no writer wait: the new file replaces the old one under the same
+//!   descriptor number, so each write goes to one of the two, never to none. A write
+//!   that was under way is waited for, so that the old file does not grow afterwards.
 //! - A failing log never fails or blocks the guest: lines are dropped and counted.
 
 use std::io;
@@ -34,7 +35,12 @@ pub struct Log {
     dropped: AtomicU64,
     /// The file ends in half a line, because the disk was full in the middle of one.
     torn: AtomicBool,
+    /// One counter per stream, odd while that stream is in a write.
+    turns: [AtomicU64; 2],
 }
+
+/// How long [`Log::reopen`] waits for a write that is stuck in the kernel.
+const REOPEN_LIMIT: Duration = Duration::from_millis(500);
 
 impl Log {
     /// Takes the file that the daemon opened; without one, everything is thrown away.
@@ -43,17 +49,30 @@ impl Log {
             file,
             dropped: AtomicU64::new(0),
             torn: AtomicBool::new(false),
+            turns: [const { AtomicU64::new(0) }; 2],
         })
     }
 
-    /// Writes to `new` from now on. When it returns, the old file grows no more,
-    /// except by a write that was already inside the kernel.
+    /// Writes to `new` from now on. When it returns, the old file grows no more; only
+    /// a write that is stuck in the kernel for longer than half a second may follow.
     pub fn reopen(&self, new: OwnedFd) -> io::Result<()> {
         let old = self.file.as_ref().ok_or_else(|| {
             io::Error::new(io::ErrorKind::Unsupported, "this container has no log")
         })?;
         sys::replace(old.as_fd(), new.as_fd())?;
         self.torn.store(false, Ordering::Relaxed);
+        // A writer makes its counter odd before the kernel looks its descriptor up: who
+        // is even now, or was odd and moved on, looks it up after the replacement.
+        let seen = self
+            .turns
+            .each_ref()
+            .map(|turn| turn.load(Ordering::SeqCst));
+        let end = Instant::now() + REOPEN_LIMIT;
+        for (turn, seen) in self.turns.iter().zip(seen) {
+            while seen % 2 == 1 && turn.load(Ordering::SeqCst) == seen && Instant::now() < end {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
         Ok(())
     }
 
@@ -80,9 +99,17 @@ impl Log {
         }
     }
 
-    /// One write for all of `batch`, which holds `lines` whole lines.
-    fn write(&self, batch: &[u8], lines: u64) {
+    /// One write for all of `batch`, which holds `lines` whole lines. Writers of one
+    /// stream take turns (see [`LogWriter`]), so its counter has one user.
+    fn write(&self, stream: Stream, batch: &[u8], lines: u64) {
         let Some(file) = &self.file else { return };
+        let turn = &self.turns[stream as usize];
+        turn.fetch_add(1, Ordering::SeqCst);
+        self.write_whole(file, batch, lines);
+        turn.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn write_whole(&self, file: &OwnedFd, batch: &[u8], lines: u64) {
         if self.torn.swap(false, Ordering::Relaxed) {
             let _ = rustix::io::write(file, b"\n");
         }
@@ -130,7 +157,7 @@ impl LogWriter {
         let mut stamp = [0; STAMP];
         format_stamp(now(), &mut stamp);
         lines.split(bytes, self.stream, &stamp, &mut |batch, count| {
-            self.log.write(batch, count);
+            self.log.write(self.stream, batch, count);
         });
     }
 
@@ -154,7 +181,7 @@ impl LogWriter {
         let mut stamp = [0; STAMP];
         format_stamp(now(), &mut stamp);
         lines.end(self.stream, &stamp, &mut |batch, count| {
-            self.log.write(batch, count);
+            self.log.write(self.stream, batch, count);
         });
         lines.finished = true;
     }
@@ -423,16 +450,20 @@ mod tests {
             let writer = Arc::clone(&writer);
             move || (0..LINES).for_each(|n| writer.feed(format!("line {n}\n").as_bytes()))
         });
+        // What the old file holds when reopen returns is all it will ever hold.
+        let mut lengths = Vec::new();
         while !guest.is_finished() {
             let (file, append) = temporary();
             log.reopen(append).unwrap();
-            let before = content(files.last_mut().unwrap()).len();
+            lengths.push(content(files.last_mut().unwrap()).len());
             files.push(file);
-            assert!(content(files.iter_mut().nth_back(1).unwrap()).len() >= before);
         }
         guest.join().unwrap();
         assert_eq!(log.file.as_ref().unwrap().as_raw_fd(), number);
         assert_eq!(log.dropped(), 0);
+        for (file, length) in files.iter_mut().zip(lengths) {
+            assert_eq!(content(file).len(), length, "a file grew after reopen");
+        }
         let all: String = files.iter_mut().map(content).collect();
         let mut numbers: Vec<usize> = all
             .lines()
