@@ -136,19 +136,21 @@ JSON
 pod command
 pod server
 pod mixed
+# CRI's KeyValue.value is bytes since v1.36: base64 in JSON.
+env_of() { printf '{"key": "%s", "value": "%s"}' "$1" "$(printf %s "$2" | base64 -w0)"; }
 mkdir -p "$dir/volume"
 echo "a line from a volume of the host" >"$dir/volume/in"
 cat >"$dir/hello.json" <<JSON
 {"metadata": {"name": "hello"}, "image": {"image": "$registry_address/hello:1"},
  "args": ["first argument", "second"],
- "envs": [{"key": "COLOUR", "value": "blue"}, {"key": "READ", "value": "/volume/in"},
-          {"key": "WRITE", "value": "/volume/out"}, {"key": "EXIT_CODE", "value": "42"}],
+ "envs": [$(env_of COLOUR blue), $(env_of READ /volume/in),
+          $(env_of WRITE /volume/out), $(env_of EXIT_CODE 42)],
  "mounts": [{"host_path": "$dir/volume", "container_path": "/volume"}], "log_path": "hello.log"}
 JSON
 cat >"$dir/server.json" <<JSON
 {"metadata": {"name": "server"}, "image": {"image": "$registry_address/server:1"},
  "annotations": {"criw.dev/listen": "0.0.0.0:8080"},
- "envs": [{"key": "GREETING", "value": "/shared/greeting"}],
+ "envs": [$(env_of GREETING /shared/greeting)],
  "mounts": [{"host_path": "$dir/volume", "container_path": "/shared"}], "log_path": "server.log"}
 JSON
 sed 's|/server:1|/web:1|' "$dir/server.json" >"$dir/web.json"

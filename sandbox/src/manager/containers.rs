@@ -390,6 +390,16 @@ impl Inner {
         mounts
     }
 
+    /// The pod's /dev/shm, made for its first Linux container: a pod of Wasm containers
+    /// never pays for it. The caller holds the pod's `life`.
+    fn pod_shm(&self, pod: &Pod) -> Result<OwnedFd> {
+        let (room, name) = (&self.host.pins, pod.id.as_str());
+        shm::open(room, name).or_else(|_absent| {
+            shm::create(room, name)?;
+            shm::open(room, name)
+        })
+    }
+
     fn linux_spec(
         &self,
         container: &Container,
@@ -399,9 +409,7 @@ impl Inner {
         mounts: Vec<Mount>,
     ) -> Result<LinuxParts> {
         let own_ipc = pod.spec.namespaces.ipc == Scope::Pod;
-        let shm = own_ipc
-            .then(|| shm::open(&self.host.pins, pod.id.as_str()))
-            .transpose()?;
+        let shm = own_ipc.then(|| self.pod_shm(pod)).transpose()?;
         let pid_path = match self.pid_namespace_of(container, pod)? {
             PidNamespace::Own => oci::PidNamespace::New,
             PidNamespace::Node => oci::PidNamespace::Host,
@@ -419,6 +427,11 @@ impl Inner {
             own_shm: shm.is_some(),
         };
         let (spec, shm_index) = oci::linux(&input)?;
+        if let Some(n) = shm_index {
+            let point = bundle.join("mounts").join(n.to_string());
+            std::fs::create_dir_all(&point)
+                .map_err(|e| Error::node(format!("create {}", point.display()), e))?;
+        }
         Ok(LinuxParts {
             spec,
             shm: shm_index.zip(shm),

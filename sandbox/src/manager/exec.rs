@@ -147,33 +147,32 @@ impl Inner {
             stdout_guest.as_fd(),
             stderr_guest.as_fd(),
         ];
-        let mut namespaces = Namespaces::default();
+        let Some(pidfd) = boot::open_if_same(shim)? else {
+            return Err(Error::WrongState(format!(
+                "exec in container {}: it has just ended",
+                container.id
+            )));
+        };
+        // runc joins only the namespaces that its config lists; the pod's it inherits,
+        // in an exec as at the start.
+        let mut kinds = ThreadNameSpaceType::NETWORK
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
         let mounts;
         let leaf = if wasm {
-            let Some(pidfd) = boot::open_if_same(shim)? else {
-                return Err(Error::WrongState(format!(
-                    "exec in container {}: it has just ended",
-                    container.id
-                )));
-            };
             mounts = File::open(format!("/proc/{}/ns/mnt", shim.pid))
                 .map_err(|e| Error::node(what("open the mount namespace"), e))?;
             roles.push(FdRole::ContainerMounts);
             fds.push(mounts.as_fd());
-            namespaces.join.push(Join::Process {
-                pidfd,
-                kinds: ThreadNameSpaceType::NETWORK
-                    | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-                    | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-                    | ThreadNameSpaceType::PROCESS_ID,
-            });
+            kinds |= ThreadNameSpaceType::PROCESS_ID;
             container.record().leaf.clone()
         } else {
-            container
-                .record()
-                .shim_leaf
-                .clone()
-                .unwrap_or_else(|| container.record().leaf.clone())
+            let record = container.record();
+            record.shim_leaf.as_ref().unwrap_or(&record.leaf).clone()
+        };
+        let namespaces = Namespaces {
+            join: vec![Join::Process { pidfd, kinds }],
+            new_pid: false,
         };
         if let Some(code) = &exec.code {
             roles.push(FdRole::Code);
