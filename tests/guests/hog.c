@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Where every block can be seen, so that the compiler keeps the writes. */
+static char *volatile last;
+
 int main(int argc, char **argv) {
     long wanted = argc > 1 ? atol(argv[1]) : 1 << 20;
     for (long taken = 0; taken < wanted; taken++) {
@@ -12,6 +15,7 @@ int main(int argc, char **argv) {
             return 9;
         }
         memset(block, 1 + (int)(taken & 63), 1 << 20);
+        last = block;
         if (taken == 0) {
             printf("taking\n");
             fflush(stdout);

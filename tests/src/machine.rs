@@ -316,6 +316,22 @@ impl Machine {
         leak::snapshot(&self.world, self.daemon.pid())
     }
 
+    /// The same after a first pod has come and gone: what the node's network makes once
+    /// and keeps (rules, a bridge) is there by then.
+    pub fn baseline(&self) -> Result<Snapshot> {
+        let pod = self.pod("first")?;
+        self.remove_pod(&pod.id)?;
+        // A link of that pod may still be on its way out.
+        let mut last = self.snapshot()?;
+        wait::until("the first pod to be gone", wait::PATIENCE, || {
+            let now = self.snapshot().ok()?;
+            let rest = std::mem::replace(&mut last, now) == last;
+            let links = last.things.get(&leak::Kind::Link)?;
+            (rest && !links.iter().any(|link| link.contains("criw"))).then_some(())
+        })?;
+        Ok(last)
+    }
+
     /// Fails unless, within the deadline, nothing is there that was not there before.
     pub fn assert_nothing_left(&self, before: &Snapshot) -> Result<()> {
         leak::settle(&self.world, self.daemon.pid(), before, wait::PATIENCE)

@@ -25,7 +25,15 @@ pub(super) fn all(world: &World) -> BTreeSet<String> {
     }
     // The plugins note the last address they gave out, for good.
     found.retain(|path| !path.contains("last_reserved_ip"));
+    // Directories that are made once and kept (`containers`, `pods`) name nobody; one
+    // that belonged to a pod, a container or an image has an id in its path.
+    found.retain(|path| names_somebody(path) || !Path::new(path).is_dir());
     found
+}
+
+fn names_somebody(path: &str) -> bool {
+    path.split(|byte: char| !byte.is_ascii_hexdigit())
+        .any(|part| part.len() >= 32)
 }
 
 /// Files named by an address, wherever host-local's layout puts them.

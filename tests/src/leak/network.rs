@@ -27,7 +27,8 @@ pub(super) fn links(world: &World) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// Routes of every table, of both families.
+/// Routes of every table, of both families, but for the link-local ones: the kernel
+/// adds those a while after a link is up, and they go with it.
 pub(super) fn routes(world: &World) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for family in ["-4", "-6"] {
@@ -36,7 +37,11 @@ pub(super) fn routes(world: &World) -> Result<BTreeSet<String>> {
             "ip",
             &["-j", family, "route", "show", "table", "all"],
         )?;
-        found.extend(each(&routes).map(|route| {
+        let lasting = |route: &&Value| {
+            let target = route["dst"].as_str().unwrap_or_default();
+            !target.starts_with("fe80:") && !target.starts_with("ff00:")
+        };
+        found.extend(each(&routes).filter(lasting).map(|route| {
             format!(
                 "{family} {} dev {} table {}",
                 route["dst"], route["dev"], route["table"]

@@ -30,7 +30,7 @@ fn start_fails(name: &str, built: &image::Image, parts: &[&str]) {
     let machine = Machine::new().unwrap();
     let twin = Engine::Wasm.provide(&machine);
     let reference = machine.provide(name, built).unwrap();
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.run_pod(machine.pod_config("bad"), "wasm").unwrap();
     let id = machine
         .create(&pod, plan::container("bad", &reference))
@@ -81,7 +81,7 @@ fn a_start_section_that_loops_can_be_stopped() {
     let reference = machine
         .provide("loop:1", &images::wasm("start_loop").unwrap())
         .unwrap();
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.pod("loop").unwrap();
     let id = machine
         .create(&pod, plan::container("loop", &reference))
@@ -118,7 +118,7 @@ fn an_image_without_a_program_says_so() {
     )
     .unwrap();
     let reference = machine.provide("empty:1", &built).unwrap();
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.pod("empty").unwrap();
     let refused = machine
         .create(&pod, plan::container("empty", &reference))
@@ -188,7 +188,7 @@ fn a_hostile_name_service_library_is_never_loaded() {
     };
     let evil = image::rootfs("wasi/wasm", &[layer], &settings).unwrap();
     let reference = machine.provide("evil:1", &evil).unwrap();
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.pod("evil").unwrap();
     let run = |name: &str, user: &str| {
         let mut config = plan::container(name, &reference);
@@ -272,7 +272,7 @@ fn a_registry_that_misbehaves_is_told_apart() {
 fn a_registry_that_hangs_holds_nobody_up() {
     let machine = Machine::new().unwrap();
     let built = images::wasm("hello").unwrap();
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let registry = Faulty::start(&machine.world, "app:1", &built, Fault::Hang).unwrap();
     let reference = format!("{}/app:1", registry.address);
     // A client that gives up gets its error and leaves nothing.
@@ -414,7 +414,7 @@ fn environment_that_is_no_text_is_refused_by_name() {
     let machine = Machine::new().unwrap();
     for engine in crate::engine::BOTH {
         let image = engine.provide(&machine);
-        let before = machine.snapshot().unwrap();
+        let before = machine.baseline().unwrap();
         let pod = machine.pod(engine.handler()).unwrap();
         let mut config = engine.hello("raw", &image);
         config.envs = vec![plan::env("RAW_VALUE", vec![0xff, 0xfe])];
@@ -432,7 +432,7 @@ fn environment_that_is_no_text_is_refused_by_name() {
 #[test]
 fn an_oversized_request_is_refused_as_such() {
     let machine = Machine::new().unwrap();
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let mut config = machine.pod_config("large");
     config
         .annotations
@@ -456,7 +456,7 @@ fn an_oversized_request_is_refused_as_such() {
 fn requests_that_make_no_sense_are_refused() {
     let machine = Machine::new().unwrap();
     let image = Engine::Wasm.provide(&machine);
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let refused = machine
         .client
         .run_pod_sandbox(RunPodSandboxRequest::default())

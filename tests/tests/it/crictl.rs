@@ -32,7 +32,8 @@ fn container_file(machine: &Machine, engine: Engine, image: &str, name: &str) ->
         "metadata": {"name": name},
         "image": {"image": image},
         "command": config.command,
-        "envs": [{"key": "EXIT_CODE", "value": "7"}],
+        // CRI 1.36: the value is bytes, so base64 in JSON ("7").
+        "envs": [{"key": "EXIT_CODE", "value": "Nw=="}],
         "log_path": format!("{name}.log"),
     });
     write(machine, &format!("{name}.json"), &value)
@@ -45,7 +46,10 @@ fn tour(engine: Engine) {
         .registry
         .push(&machine.world, engine.name(), &engine.image())
         .unwrap();
-    let before = machine.snapshot().unwrap();
+    // Twice: a connection to the registry may be kept for the next pull.
+    ok(&machine, &["pull", &image]).unwrap();
+    ok(&machine, &["rmi", &image]).unwrap();
+    let before = machine.baseline().unwrap();
 
     let version = ok(&machine, &["version"]).unwrap();
     assert!(version.contains("RuntimeName:  criw"), "{version}");
@@ -144,7 +148,7 @@ fn crictl_tours_linux() {
 #[test]
 fn an_unknown_handler_is_refused_with_those_that_work() {
     let machine = Machine::new().unwrap();
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = pod_file(&machine, "handler");
     let said = refused(&machine, &["runp", "-r", "no-such-handler", &pod]).unwrap();
     for wanted in ["no-such-handler", "wasmtime", "runc"] {

@@ -106,7 +106,7 @@ const LINUX: [Case; 4] = [
 fn table(engine: Engine, cases: &[Case]) {
     let machine = Machine::new().unwrap();
     let image = engine.provide(&machine);
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.pod("exits").unwrap();
     let mut wrong = Vec::new();
     for case in cases {

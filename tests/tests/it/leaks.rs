@@ -237,8 +237,14 @@ fn a_file_is_seen() {
     let scene = Scene::new();
     let file = scene.world.path("root").join("pods").join("x.json");
     std::fs::create_dir(file.parent().unwrap()).unwrap();
+    scene.assert_clean();
     std::fs::write(&file, "{}").unwrap();
     scene.assert_red(Kind::File);
-    std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    scene.assert_clean();
+    let bundle = file.with_file_name("0123456789abcdef".repeat(4));
+    std::fs::create_dir(&bundle).unwrap();
+    scene.assert_red(Kind::File);
+    std::fs::remove_dir(&bundle).unwrap();
     scene.assert_clean();
 }

@@ -10,7 +10,7 @@ use crate::engine::{BOTH, Engine};
 fn whole_life(engine: Engine) {
     let machine = Machine::new().unwrap();
     let image = engine.provide(&machine);
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
 
     let pod = machine
         .run_pod(machine.pod_config("life"), engine.handler())
@@ -97,7 +97,7 @@ fn a_linux_pod_lives_and_leaves_nothing() {
 fn removing_a_pod_takes_running_containers_along() {
     let machine = Machine::new().unwrap();
     let images = BOTH.map(|engine| engine.provide(&machine));
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.pod("mixed").unwrap();
     for (engine, image) in BOTH.iter().zip(&images) {
         let id = machine
@@ -120,6 +120,7 @@ fn exec_runs_another_program_of_the_image() {
         let pod = machine.pod(engine.handler()).unwrap();
         let id = machine.run(&pod, engine.idle("idle", &image)).unwrap();
         machine.logged(&id, "ready").unwrap();
+        machine.exec(&id, &["/bin/cat"], 10).unwrap();
         let before = machine.snapshot().unwrap();
         let done = machine.exec(&id, &["/bin/cat", "/etc/motd"], 10).unwrap();
         assert_eq!(

@@ -39,10 +39,7 @@ fn run_server(machine: &Machine, pod: &Pod, image: &str) -> String {
 fn reached_on_its_address(network: Network, inside: &str) {
     let machine = Machine::with(network, &[]).unwrap();
     let image = Engine::Wasm.provide(&machine);
-    // What a network makes once and keeps (rules, a bridge) is made by the first pod.
-    let first = machine.pod("first").unwrap();
-    machine.remove_pod(&first.id).unwrap();
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.pod("web").unwrap();
     let ip = machine.pod_ip(&pod.id).unwrap();
     assert!(ip.to_string().starts_with(inside), "{ip}");
@@ -78,7 +75,7 @@ fn wasm_and_linux_meet_on_localhost() {
     let machine = Machine::new().unwrap();
     let wasm = Engine::Wasm.provide(&machine);
     let linux = Engine::Linux.provide(&machine);
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.pod("mixed").unwrap();
     run_server(&machine, &pod, &wasm);
     let ask = plan::command(
@@ -118,8 +115,6 @@ fn wasm_and_linux_meet_on_localhost() {
 fn host_port(network: Network) {
     let machine = Machine::with(network, &[]).unwrap();
     let image = Engine::Wasm.provide(&machine);
-    let first = machine.pod("first").unwrap();
-    machine.remove_pod(&first.id).unwrap();
     // The node's own address, as another machine would use it.
     machine
         .world
@@ -145,7 +140,7 @@ fn host_port(network: Network) {
         host_port: 12_000,
         host_ip: String::new(),
     }];
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.run_pod(config, "").unwrap();
     run_server(&machine, &pod, &image);
     for node in ["127.0.0.1", "192.0.2.1"] {
@@ -199,7 +194,7 @@ fn a_pod_on_the_nodes_network_has_no_address_of_its_own() {
         }),
         ..Default::default()
     });
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.run_pod(config, "").unwrap();
     assert!(machine.pod_ip(&pod.id).is_err());
     run_server(&machine, &pod, &image);

@@ -87,7 +87,7 @@ fn comes_back(end: impl Fn(&mut Machine)) {
     for engine in BOTH {
         engine.provide(&machine);
     }
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let scene = populate(&machine);
     let memory = remember(&machine);
     end(&mut machine);
@@ -200,7 +200,7 @@ fn an_exit_while_the_daemon_is_down_has_its_code() {
 fn a_runc_shim_killed_while_the_daemon_is_down_takes_its_container_along() {
     let mut machine = Machine::new().unwrap();
     let image = Engine::Linux.provide(&machine);
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let pod = machine.pod("orphan").unwrap();
     let id = machine
         .run(&pod, Engine::Linux.idle("idle", &image))
@@ -243,7 +243,7 @@ fn reboot(network: Network) {
     for engine in BOTH {
         engine.provide(&machine);
     }
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let scene = populate(&machine);
     assert!(
         machine
@@ -316,7 +316,7 @@ fn a_reboot_is_told_as_it_was_with_real_plugins() {
 fn one_unreadable_record_costs_that_record_only() {
     let mut machine = Machine::new().unwrap();
     let image = Engine::Wasm.provide(&machine);
-    let before = machine.snapshot().unwrap();
+    let before = machine.baseline().unwrap();
     let (good, bad) = (machine.pod("good").unwrap(), machine.pod("bad").unwrap());
     let id = machine
         .run(&good, Engine::Wasm.idle("idle", &image))
