@@ -82,6 +82,9 @@ check_programs() {
     need_command ip iproute2
     need_command nsenter util-linux
 
+    # the Linux images of tests and demo are this one static binary
+    need_command busybox busybox-static
+
     # where the tests pull from
     need_command docker-registry docker-registry
 
