@@ -91,6 +91,9 @@ libexec = "$build/libexec/criw"
 
 [net]
 mode = "builtin"
+
+[cgroup]
+parent = "$group"
 TOML
 cat >"$dir/registry.yml" <<YAML
 version: 0.1

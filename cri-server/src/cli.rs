@@ -8,6 +8,7 @@ pub const USAGE: &str = "\
 usage: criw [serve] [--config FILE]    run the daemon (default)
        criw check [--config FILE]      look at this machine and say what is missing
        criw config default             print every key with its default
+       criw fault-points               print the points at which CRIW_FAULT can kill it (tests)
        criw --version | --help
 
 Without --config, /etc/criw/config.toml and /etc/criw/config.d/*.toml are read if they
@@ -29,6 +30,8 @@ pub enum Command {
     },
     /// Print the default configuration.
     ConfigDefault,
+    /// Print the fault points.
+    FaultPoints,
     /// Print the version.
     Version,
     /// Print the usage.
@@ -63,6 +66,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         [] | ["serve"] => return Ok(Command::Serve { config }),
         ["check"] => return Ok(Command::Check { config }),
         ["config", "default"] => Command::ConfigDefault,
+        ["fault-points"] => Command::FaultPoints,
         ["--version" | "-V"] => Command::Version,
         ["--help" | "-h" | "help"] => Command::Help,
         ["config", ..] => return Err(UsageError("try `criw config default`".to_owned())),

@@ -85,6 +85,10 @@ pub struct Registry {
 pub struct Cgroup {
     /// Who makes cgroups.
     pub driver: CgroupDriver,
+    /// Parent of the cgroups of pods that name none, and of the compilers'. It belongs to
+    /// this daemon alone: what no record names below it is killed at start. "" = `/criw`,
+    /// with a hash of `root` behind it when that is not the usual one.
+    pub parent: String,
 }
 
 /// `cgroup.driver`; systemd's is not there yet and refused by name.

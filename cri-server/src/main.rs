@@ -30,6 +30,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Help => print!("{}", cli::USAGE),
         Command::Version => println!("criw {}", env!("CARGO_PKG_VERSION")),
         Command::ConfigDefault => print!("{}", Config::default_text()),
+        Command::FaultPoints => {
+            for point in criw_sandbox::fault::POINTS {
+                println!("{point}");
+            }
+        }
         Command::Check { config } => {
             let config = config::load(config.as_deref())?;
             if !check::print(&check::run(&config)) {

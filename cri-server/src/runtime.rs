@@ -151,7 +151,6 @@ impl RuntimeService for Runtime {
             tracing::warn!(%namespace, pod_name = %name, error = %error::chain(&failure), "RunPodSandbox failed");
             error::sandbox(&failure)
         })?;
-        tracing::info!(pod = %id, %namespace, pod_name = %name, "pod sandbox runs");
         ok(cri::RunPodSandboxResponse {
             pod_sandbox_id: id.into(),
         })
@@ -167,7 +166,6 @@ impl RuntimeService for Runtime {
                 .stop_pod(&pod.id)
                 .await
                 .map_err(|e| error::sandbox(&e))?;
-            tracing::info!(pod = %pod.id, "pod sandbox stopped");
         }
         ok(cri::StopPodSandboxResponse {})
     }
@@ -193,7 +191,6 @@ impl RuntimeService for Runtime {
                         .await
                         .map_err(|e| error::store(&e))?;
                 }
-                tracing::info!(pod = %pod.id, "pod sandbox removed");
                 Ok::<_, Status>(())
             })
             .await
@@ -278,7 +275,6 @@ impl RuntimeService for Runtime {
         let id = create::create(&self.0, request).await.inspect_err(|status| {
             tracing::warn!(%pod, container_name = %name, error = %status.message(), "CreateContainer failed");
         })?;
-        tracing::info!(%pod, container = %id, container_name = %name, "container created");
         ok(cri::CreateContainerResponse {
             container_id: id.into(),
         })
@@ -297,7 +293,6 @@ impl RuntimeService for Runtime {
                 tracing::warn!(pod = %container.sandbox, container = %container.id, error = %error::chain(&failure), "StartContainer failed");
                 error::sandbox(&failure)
             })?;
-        tracing::info!(pod = %container.sandbox, container = %container.id, "container started");
         ok(cri::StartContainerResponse {})
     }
 
@@ -313,7 +308,6 @@ impl RuntimeService for Runtime {
                 .stop(&container.id, grace)
                 .await
                 .map_err(|e| error::sandbox(&e))?;
-            tracing::info!(pod = %container.sandbox, container = %container.id, ?grace, "container stopped");
         }
         ok(cri::StopContainerResponse {})
     }
@@ -326,7 +320,6 @@ impl RuntimeService for Runtime {
             let daemon = self.0.clone();
             tokio::spawn(async move {
                 create::remove(&daemon, &container.id).await?;
-                tracing::info!(pod = %container.sandbox, container = %container.id, "container removed");
                 Ok::<_, Status>(())
             })
             .await

@@ -29,6 +29,12 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 /// How long running calls may go on after the signal to end. Workloads go on anyway.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// Bytes for all compilers together.
+const COMPILE_MEMORY: i64 = 4 << 30;
+
+/// An eighth of a container's default weight: pods come first.
+const COMPILE_SHARES: i64 = 128;
+
 /// One module; a large one of 50 MB needs 45 CPU seconds.
 const COMPILE: Duration = Duration::from_secs(300);
 
@@ -36,6 +42,7 @@ const COMPILE: Duration = Duration::from_secs(300);
 pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
     let _lock = socket::lock(&config.state)?;
     let path = config.socket.clone();
+    let cgroup_parent = cgroup_parent(&config);
     let (ending, watched) = watch::channel(false);
     let daemon = open(config, watched).await?;
     let listener = socket::bind(&path)?;
@@ -62,12 +69,22 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     let _ = std::fs::remove_file(&path);
     let _ = ending.send(true);
     let _ = stop.send(());
-    match tokio::time::timeout(DRAIN, serving).await {
+    let ended = match tokio::time::timeout(DRAIN, serving).await {
         Ok(result) => result,
         Err(_) => {
             tracing::warn!(deadline = ?DRAIN, "calls were still running at the end; they are abandoned");
             Ok(())
         }
+    };
+    drop_empty_cgroups(&cgroup_parent);
+    ended
+}
+
+/// What is in use stays: pods outlive the daemon.
+fn drop_empty_cgroups(parent: &str) {
+    for directory in compile_cgroup(parent).unwrap_or_default() {
+        let _ = std::fs::remove_dir(&directory);
+        let _ = directory.parent().map(std::fs::remove_dir);
     }
 }
 
@@ -76,13 +93,14 @@ pub async fn open(config: Config, ending: watch::Receiver<bool>) -> anyhow::Resu
     socket::make_directory(&config.root)?;
     socket::make_directory(&config.state)?;
     let compiler = config.libexec.join("criw-compile");
+    let cgroup_parent = cgroup_parent(&config);
     let images = ImageService::open(criw_image_service::Config {
         root: config.root.join("images"),
         state: config.state.join("images"),
         hosts_dir: Some(config.registry.hosts_dir.clone()).filter(|d| !d.as_os_str().is_empty()),
         compiler: compiler.is_file().then_some(compiler),
         compile_timeout: COMPILE,
-        compile_cgroup: Vec::new(),
+        compile_cgroup: compile_cgroup(&cgroup_parent)?,
         limits: criw_image_service::Limits::default(),
     })
     .await
@@ -96,9 +114,10 @@ pub async fn open(config: Config, ending: watch::Receiver<bool>) -> anyhow::Resu
             state: config.state.clone(),
             libexec: config.libexec.clone(),
             runc: find_program(&config.runc.path),
-            cgroup_parent: "/criw".to_owned(),
+            cgroup_parent,
             unprivileged_ports: true,
-            boot_id: None,
+            // Tests simulate a reboot with it.
+            boot_id: std::env::var("CRIW_BOOT_ID").ok(),
         },
         network,
     )
@@ -150,13 +169,38 @@ fn network_mode(config: &Config, state: &Path) -> anyhow::Result<Mode> {
                 subnet => Some(subnet.parse().context("parse net.subnet")?),
             },
             lease_dir: state.join("leases"),
-            table: table_name(&config.root),
+            table: daemon_name(&config.root),
         }),
     })
 }
 
-/// One nft table per daemon: `criw`, or with a hash of the root when that is not the usual one.
-fn table_name(root: &Path) -> String {
+/// Compilers share one cgroup beside the pods': a hostile module takes memory and time
+/// from its own pull only. A large module (49 MB) needs 0.9 GB.
+fn compile_cgroup(parent: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let cgroups = criw_sandbox::host::cgroup::Cgroups::detect(Path::new("/sys/fs/cgroup"))
+        .context("look at the cgroup hierarchies")?;
+    let leaf = cgroups
+        .leaf(parent, "compile")
+        .context("name the compilers' cgroup")?;
+    leaf.create(&criw_sandbox::model::Resources {
+        memory_limit: COMPILE_MEMORY,
+        cpu_shares: COMPILE_SHARES,
+        ..Default::default()
+    })
+    .context("make the compilers' cgroup")?;
+    Ok(leaf.dirs())
+}
+
+fn cgroup_parent(config: &Config) -> String {
+    match config.cgroup.parent.as_str() {
+        "" => format!("/{}", daemon_name(&config.root)),
+        parent => parent.to_owned(),
+    }
+}
+
+/// What tells daemons on one machine apart, in the names of cgroups and nft tables:
+/// `criw`, or with a hash of the root when that is not the usual one.
+fn daemon_name(root: &Path) -> String {
     if root == Config::default().root {
         return "criw".to_owned();
     }
@@ -203,10 +247,10 @@ mod tests {
 
     #[test]
     fn daemons_with_other_roots_have_other_tables() {
-        assert_eq!(table_name(Path::new("/var/lib/criw")), "criw");
-        let (a, b) = (table_name(Path::new("/a")), table_name(Path::new("/b")));
+        assert_eq!(daemon_name(Path::new("/var/lib/criw")), "criw");
+        let (a, b) = (daemon_name(Path::new("/a")), daemon_name(Path::new("/b")));
         assert_ne!(a, b);
-        assert_eq!(a, table_name(Path::new("/a")));
+        assert_eq!(a, daemon_name(Path::new("/a")));
         assert_eq!(a.len(), "criw_".len() + 16);
     }
 

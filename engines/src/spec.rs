@@ -52,8 +52,8 @@ pub struct WasmSection {
     /// Entry function of a core module when it is not `_start` (`path#export`).
     pub export: Option<String>,
     /// TCP addresses that are bound in the pod and handed to the guest as
-    /// preopened listening sockets after the preopened directories
-    /// (`criw.dev/listen`, as other runtimes' `--tcplisten`).
+    /// preopened listening sockets from descriptor 3 on, before the preopened
+    /// directory (`criw.dev/listen`, as other runtimes' `--tcplisten`).
     pub listen: Vec<String>,
     /// Bytes of linear memory; growth past it ends the guest as OOMKilled.
     pub memory_limit: Option<u64>,
