@@ -26,6 +26,7 @@ use crate::children::{Children, Tell};
 use crate::container;
 use crate::ended::code_and_reason;
 use crate::exec::Exec;
+use crate::memory;
 use crate::parts::Parts;
 use crate::pump::Pump;
 
@@ -125,6 +126,8 @@ impl Life {
             }
         };
         self.news.tell(News::Created(Ok(Some(container.init))));
+        let cgroup = parts.spec.oci.linux().as_ref();
+        let cgroup = cgroup.and_then(|linux| linux.cgroups_path().clone());
         let (code, reason) = loop {
             match self.next() {
                 Order::Start => match container.start() {
@@ -144,7 +147,8 @@ impl Life {
             eprintln!("criw-shim-runc: {text}");
         }
         pump.drain(DRAIN);
-        self.record(&record, code, reason, "");
+        let (reason, text) = memory::judge(code, reason, cgroup.as_deref());
+        self.record(&record, code, reason, text);
         container.end();
         self.news.tell(News::Ended(code));
     }

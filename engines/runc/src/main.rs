@@ -22,6 +22,7 @@ mod control;
 mod driver;
 mod ended;
 mod exec;
+mod memory;
 mod mounts;
 mod parts;
 mod processes;

@@ -101,28 +101,14 @@ pub(super) fn all(world: &World, daemon: u32) -> BTreeSet<String> {
         .collect()
 }
 
-/// Namespaces of processes, nsfs mounts and the daemon's descriptors.
+/// Namespaces of processes and nsfs mounts. Those that only a descriptor of the daemon
+/// keeps are counted among its descriptors: a new daemon may have made others.
 pub(super) fn namespaces(world: &World, daemon: u32, processes: &[u32]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for pid in processes.iter().chain([&daemon, &world.holder()]) {
         for name in NAMESPACES {
             if let Ok(target) = fs::read_link(format!("/proc/{pid}/ns/{name}")) {
                 found.insert(target.to_string_lossy().into_owned());
-            }
-        }
-    }
-    for entry in fs::read_dir(format!("/proc/{daemon}/fd"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        if let Ok(target) = fs::read_link(entry.path()) {
-            let target = target.to_string_lossy().into_owned();
-            if NAMESPACES
-                .iter()
-                .any(|name| target.starts_with(&format!("{name}:[")))
-            {
-                found.insert(target);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Links, routes and nft rules of a world's network namespace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -51,10 +51,11 @@ pub(super) fn routes(world: &World) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// Tables, chains, rules, sets, maps, and each of their elements.
+/// Tables, chains, rules, sets, maps, and each of their elements. Handles and
+/// counters do not matter: a daemon may write its rules anew.
 pub(super) fn nft(world: &World) -> Result<BTreeSet<String>> {
     let rules = json(world, "nft", &["-j", "list", "ruleset"])?;
-    let mut found = BTreeSet::new();
+    let mut counts = BTreeMap::<String, u32>::new();
     for object in each(&rules["nftables"]) {
         let Some((kind, body)) = object.as_object().and_then(|object| object.iter().next()) else {
             continue;
@@ -62,15 +63,22 @@ pub(super) fn nft(world: &World) -> Result<BTreeSet<String>> {
         if kind == "metainfo" {
             continue;
         }
-        let place = format!(
-            "{kind} {} {} {} {}",
-            body["family"], body["table"], body["chain"], body["name"]
-        );
-        for element in each(&body["elem"]) {
-            found.insert(format!("element of {place}: {element}"));
+        let mut body = body.clone();
+        let elements = body["elem"].take();
+        body["handle"].take();
+        for part in body["expr"].as_array_mut().into_iter().flatten() {
+            part["counter"].take();
         }
-        // A rule has no name, but a handle of its own.
-        found.insert(format!("{place} {}", body["handle"]));
+        let place = format!("{kind} {body}");
+        for element in each(&elements) {
+            *counts
+                .entry(format!("element {element} of {place}"))
+                .or_default() += 1;
+        }
+        *counts.entry(place).or_default() += 1;
     }
-    Ok(found)
+    Ok(counts
+        .into_iter()
+        .flat_map(|(what, count)| (1..=count).map(move |number| format!("{what} #{number}")))
+        .collect())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use crate::world::World;
 
@@ -94,12 +95,24 @@ pub(super) fn descriptors(daemon: u32) -> BTreeSet<String> {
         let Ok(target) = fs::read_link(entry.path()) else {
             continue;
         };
-        *counts.entry(kind(&target.to_string_lossy())).or_default() += 1;
+        let kind = if is_namespace(&entry.path()) {
+            // The same one can be reached by its pin or by a process: other names.
+            "namespace".into()
+        } else {
+            kind(&target.to_string_lossy())
+        };
+        *counts.entry(kind).or_default() += 1;
     }
     counts
         .into_iter()
         .flat_map(|(kind, count)| (1..=count).map(move |number| format!("{kind} #{number}")))
         .collect()
+}
+
+/// Whether a path leads to a file of the namespace file system.
+pub(super) fn is_namespace(path: &Path) -> bool {
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == NSFS_MAGIC)
 }
 
 /// `socket:[123]` is a `socket`; files keep their names.

@@ -140,6 +140,9 @@ fn host_port(network: Network) {
         host_port: 12_000,
         host_ip: String::new(),
     }];
+    // The plugins make chains for the first host port and keep them.
+    let first = machine.run_pod(config.clone(), "").unwrap();
+    machine.remove_pod(&first.id).unwrap();
     let before = machine.baseline().unwrap();
     let pod = machine.run_pod(config, "").unwrap();
     run_server(&machine, &pod, &image);
