@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Container, Inner, blocking, chain};
 use crate::container_state::ProcessIdentity;
@@ -18,9 +18,6 @@ use crate::record::LeafName;
 /// How long killed processes may take to be gone; a process in an uninterruptible
 /// wait (a dead NFS server) is the one thing that takes longer.
 pub(crate) const KILL_DEADLINE: Duration = Duration::from_secs(10);
-
-/// `runc delete --force` does little more than unlink.
-const RUNC_DELETE_DEADLINE: Duration = Duration::from_secs(20);
 
 impl Inner {
     /// Ends all processes of a container and removes its cgroups, its state in runc
@@ -71,43 +68,30 @@ impl Inner {
         leaf.remove(KILL_DEADLINE)
     }
 
-    /// Removes runc's own state of a container; success when there is none.
+    /// Removes runc's own state of a container; success when there is none. The shim's
+    /// own clean-up does it, which bounds its time itself.
     fn runc_delete(&self, id: &str) -> Result<()> {
         let root = self.runc_root();
         if !root.join(id).exists() {
             return Ok(());
         }
         let what = || format!("delete container {id} with {}", self.config.runc.display());
-        let mut child = Command::new(&self.config.runc)
+        let output = Command::new(self.config.libexec.join("criw-shim-runc"))
+            .arg("delete")
             .arg("--root")
             .arg(&root)
-            .args(["delete", "--force", id])
+            .arg("--binary")
+            .arg(&self.config.runc)
+            .arg(id)
             .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
+            .output()
             .map_err(|e| Error::node(what(), e))?;
-        let deadline = Instant::now() + RUNC_DELETE_DEADLINE;
-        loop {
-            match child.try_wait().map_err(|e| Error::node(what(), e))? {
-                Some(status) if status.success() || !root.join(id).exists() => return Ok(()),
-                Some(status) => return Err(Error::node(what(), status.to_string())),
-                None if Instant::now() > deadline => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(Error::Deadline(format!(
-                        "{}: no end within {RUNC_DELETE_DEADLINE:?}",
-                        what()
-                    )));
-                }
-                None => std::thread::sleep(Duration::from_millis(2)),
-            }
+        if output.status.success() {
+            return Ok(());
         }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Error::node(what(), said))
     }
 
     pub(crate) fn runc_root(&self) -> std::path::PathBuf {
