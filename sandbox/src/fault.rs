@@ -30,9 +30,9 @@ pub const POINTS: &[&str] = &[
     "remove/torn-down",
     "remove/files-gone",
     "stop-pod/containers-ended",
+    "stop-pod/recorded",
     "stop-pod/network-detached",
     "stop-pod/namespaces-gone",
-    "stop-pod/recorded",
     "remove-pod/stopped",
     "remove-pod/files-gone",
 ];

@@ -271,14 +271,18 @@ impl Inner {
             ended?;
         }
         fault::point("stop-pod/containers-ended");
+        // NOTREADY stands before the first thing goes: there is no way back, and a pod
+        // that says READY must have all its parts.
         let was_ready = pod.record().phase == PodPhase::Ready;
-        self.take_pod_down(pod).await?;
         if was_ready {
             pod.change(&self.config.root, |r| {
                 r.phase = PodPhase::NotReady;
                 r.message = "stopped".to_owned();
             })?;
             fault::point("stop-pod/recorded");
+        }
+        self.take_pod_down(pod).await?;
+        if was_ready {
             self.publish(Event::PodStopped(pod.id.clone()));
             tracing::info!(pod = %pod.id, "pod stopped");
         }

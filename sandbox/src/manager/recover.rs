@@ -202,6 +202,8 @@ impl Inner {
         } else if phase == PodPhase::Ready {
             self.reopen_namespaces(pod).await
         } else {
+            // A stop may have been cut short.
+            self.try_reopen(pod).await;
             self.take_pod_down(pod).await
         };
         if let Err(error) = result {
