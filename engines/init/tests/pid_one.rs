@@ -146,7 +146,12 @@ fn orphans_of_the_namespace_are_reaped() {
     // when its standard input does.
     let mut outer = Command::new("nsenter")
         .arg(format!("--pid=/proc/{}/ns/pid", init.0))
-        .args(["sh", "-c", "sh -c 'read line; exit 7' <&0 & exit 0"])
+        // A shell gives what it starts in the background /dev/null as fd 0, so `<&0` would end it.
+        .args([
+            "sh",
+            "-c",
+            "exec 3<&0; sh -c 'read line; exit 7' <&3 & exit 0",
+        ])
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();

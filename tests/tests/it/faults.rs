@@ -41,6 +41,8 @@ fn live(machine: &Machine, engine: Engine, image: &str) -> Result<(), tonic::Sta
         }
     })
     .map_err(|error| tonic::Status::internal(error.to_string()))??;
+    // One still runs when the pod goes: it is killed without a grace.
+    machine.run(&pod, engine.idle("until-the-end", image))?;
     machine.remove_pod(&pod.id)
 }
 
