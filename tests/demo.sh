@@ -122,8 +122,9 @@ push() { "$build/tools/push-image" "$registry_address" "$@"; }
 step "push a Wasm command as wasi/wasm image" push hello:1 wasm wasi/wasm /hello.wasm "/hello.wasm=$build/guests/hello.wasm"
 step "push a Wasm web server as an OCI artifact: the module and nothing else" push server:1 artifact "$build/guests/server.wasm"
 step "push a Wasm image with two modules" push web:1 wasm wasi/wasm /server.wasm "/server.wasm=$build/guests/server.wasm" "/cat.wasm=$build/guests/cat.wasm"
+step "push a Wasm component that opens connections" push connect:1 artifact "$repo/tests/guests/connect.wat"
 step "push a Linux image" push busybox:1 busybox
-for image in hello server web busybox; do
+for image in hello server web connect busybox; do
     step "pull it; Wasm is compiled now, once" crictl pull "$registry_address/$image:1"
 done
 crictl images
@@ -160,6 +161,9 @@ sed 's|/server:1|/web:1|' "$dir/server.json" >"$dir/web.json"
 cat >"$dir/client.json" <<JSON
 {"metadata": {"name": "client"}, "image": {"image": "$registry_address/busybox:1"},
  "command": ["sh", "-c", "wget -q -O - http://127.0.0.1:8080/"], "log_path": "client.log"}
+JSON
+cat >"$dir/connect.json" <<JSON
+{"metadata": {"name": "connect"}, "image": {"image": "$registry_address/connect:1"}, "log_path": "connect.log"}
 JSON
 cat >"$dir/httpd.json" <<JSON
 {"metadata": {"name": "httpd"}, "image": {"image": "$registry_address/busybox:1"},
@@ -213,13 +217,18 @@ step "create the Wasm server" keep wasm_id crictl create "$pod_id" "$dir/web.jso
 step "start it" crictl start "$wasm_id"
 step "create the Linux server" keep linux_id crictl create "$pod_id" "$dir/httpd.json" "$dir/mixed-pod.json"
 step "start it" crictl start "$linux_id"
+says() { crictl logs "$1" | grep -q "$2"; }
+wait_for "the Wasm server" says "$wasm_id" listening
 step "create a Linux client" keep client_id crictl create "$pod_id" "$dir/client.json" "$dir/mixed-pod.json"
 step "start it" crictl start "$client_id"
 wait_for "the client to end" exited "$client_id"
 step "Linux asks Wasm on localhost" crictl logs "$client_id"
 step "the Wasm server saw it" crictl logs "$wasm_id"
-echo "The other way round: a preview 1 guest has no way to open a connection (preview 2 has),"
-echo "so what is shown is that the Linux server answers in the network that both share:"
+wait_for "the Linux server" crictl exec --sync "$linux_id" wget -q -O /dev/null http://127.0.0.1:9090/
+step "create a Wasm client: a preview 2 component, which can open connections" keep connect_id crictl create "$pod_id" "$dir/connect.json" "$dir/mixed-pod.json"
+step "start it" crictl start "$connect_id"
+wait_for "the Wasm client to end" exited "$connect_id"
+step "Wasm asks Linux on localhost" crictl logs "$connect_id"
 step "exec in the Linux container" crictl exec --sync "$linux_id" wget -q -O - http://127.0.0.1:9090/
 step "exec in the Wasm container runs another module of its image" crictl exec --sync "$wasm_id" /cat.wasm /shared/greeting
 
@@ -227,7 +236,8 @@ step "exec in the Wasm container runs another module of its image" crictl exec -
 bold "=== everything that runs"
 crictl pods
 crictl ps -a
-crictl stats
+# It would clear the screen.
+crictl stats | sed 's/\x1b\[[0-9;]*[A-Za-z]//g'
 echo
 
 bold "=== the daemon is killed with -9 and comes back to the same pods"

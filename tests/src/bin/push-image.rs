@@ -48,7 +48,7 @@ fn build(kind: &str, rest: &[String]) -> Result<Image> {
                 let (path, file) = pair
                     .split_once('=')
                     .with_context(|| format!("{pair}: not PATH=FILE"))?;
-                let bytes = std::fs::read(file).with_context(|| format!("read {file}"))?;
+                let bytes = read(file)?;
                 layer.push(Entry::File(
                     path.trim_start_matches('/').into(),
                     0o755,
@@ -57,11 +57,16 @@ fn build(kind: &str, rest: &[String]) -> Result<Image> {
             }
             image::rootfs(platform, &[layer], &Settings::entrypoint(&[entrypoint]))
         }
-        ("artifact", [module]) => {
-            let bytes = std::fs::read(module).with_context(|| format!("read {module}"))?;
-            Ok(image::artifact(&bytes))
-        }
+        ("artifact", [module]) => Ok(image::artifact(&read(module)?)),
         ("busybox", []) => images::busybox(),
         _ => bail!("{USAGE}"),
     }
+}
+
+/// A file's bytes; Wasm text is converted.
+fn read(file: &str) -> Result<Vec<u8>> {
+    if file.ends_with(".wat") {
+        return wat::parse_file(file).with_context(|| format!("convert {file}"));
+    }
+    std::fs::read(file).with_context(|| format!("read {file}"))
 }

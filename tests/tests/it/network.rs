@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use criw_proto::v1::*;
 use criw_tests::config::{self, Network};
 use criw_tests::machine::{Machine, Pod};
-use criw_tests::{http, plan, wait};
+use criw_tests::{http, images, plan, wait};
 
 use crate::engine::Engine;
 
@@ -75,6 +75,8 @@ fn wasm_and_linux_meet_on_localhost() {
     let machine = Machine::new().unwrap();
     let wasm = Engine::Wasm.provide(&machine);
     let linux = Engine::Linux.provide(&machine);
+    let connect = images::wasm("connect").unwrap();
+    let connect = machine.provide("connect:1", &connect).unwrap();
     let before = machine.baseline().unwrap();
     let pod = machine.pod("mixed").unwrap();
     run_server(&machine, &pod, &wasm);
@@ -87,8 +89,7 @@ fn wasm_and_linux_meet_on_localhost() {
     assert_eq!(status.exit_code, 0, "{log}");
     assert!(log.contains("hello from a wasm server, request 1"), "{log}");
 
-    // And the other way round: a preview 1 guest cannot connect, but it is the same
-    // network namespace, so a Linux server is what answers on the pod's address.
+    // And the other way round: a preview 2 guest opens the connection.
     let argv = [
         "sh",
         "-c",
@@ -107,7 +108,15 @@ fn wasm_and_linux_meet_on_localhost() {
         })
         .unwrap();
     assert_eq!(answer, "hello from linux\n");
+    let ask = plan::container("connect", &connect);
+    let (status, log) = machine.outcome(&pod, ask).unwrap();
+    assert_eq!(status.exit_code, 0, "{status:?} {log}");
+    assert!(log.ends_with("hello from linux\n"), "{log}");
     machine.remove(&id).unwrap();
+    // Nobody listens any more: an error of the guest's, not of the engine's.
+    let ask = plan::container("refused", &connect);
+    let (status, log) = machine.outcome(&pod, ask).unwrap();
+    assert_eq!((status.exit_code, &*status.reason), (1, "Error"), "{log}");
     machine.remove_pod(&pod.id).unwrap();
     machine.assert_nothing_left(&before).unwrap();
 }
