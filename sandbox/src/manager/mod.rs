@@ -36,6 +36,7 @@ use crate::record::PodPhase;
 use crate::view::{ContainerView, Event, PodView};
 use node::Host;
 
+pub use criw_engines::record::chain;
 pub(crate) use entry::{Container, Pod};
 pub use exec::ExecSpec;
 
@@ -299,18 +300,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::node("run blocking work", e))?
-}
-
-/// An error with all its causes in one line, for logs and for texts that users see.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

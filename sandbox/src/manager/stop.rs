@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use criw_engines::client::CallError;
-use criw_engines::protocol::{ExitReason, FdRole, MAX_MESSAGE_TEXT, Reply, Request};
+use criw_engines::protocol::{ExitReason, FdRole, Reply, Request};
+use criw_engines::record::clip;
 
 use super::{Container, Inner, Sandboxes, blocking, now};
 use crate::container_state::{ContainerEvent, ContainerState, Exit, Refusal};
@@ -283,18 +284,6 @@ fn merge(old: &Resources, new: &Resources) -> Resources {
         },
         unified,
     }
-}
-
-/// Status messages are events in somebody's database.
-fn clip(mut message: String) -> String {
-    if message.len() > MAX_MESSAGE_TEXT {
-        let mut end = MAX_MESSAGE_TEXT;
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        message.truncate(end);
-    }
-    message
 }
 
 #[cfg(test)]
