@@ -31,7 +31,7 @@ pub fn pod(config: &cri::PodSandboxConfig, handler: &str) -> Result<PodSpec, Inv
         tracing::debug!(pod = %metadata.name, "no hostname given, the pod's name is used");
     }
     let hostname = match (&namespaces.network, config.hostname.as_str()) {
-        (Scope::Pod, "") => metadata.name.clone(),
+        (Scope::Pod, "") => host_name_of(&metadata.name).to_owned(),
         (_, hostname) => hostname.to_owned(),
     };
     if !is_hostname(&hostname) {
@@ -71,6 +71,16 @@ pub fn pod(config: &cri::PodSandboxConfig, handler: &str) -> Result<PodSpec, Inv
         resources: linux.resources.as_ref().map(resources).transpose()?,
         overhead: linux.overhead.as_ref().map(resources).transpose()?,
     })
+}
+
+/// A pod's name is often longer than a host name may be; it is cut as the kubelet cuts it.
+fn host_name_of(pod: &str) -> &str {
+    const LONGEST: usize = 63;
+    let end = (0..=LONGEST.min(pod.len()))
+        .rev()
+        .find(|n| pod.is_char_boundary(*n))
+        .unwrap_or(0);
+    pod[..end].trim_end_matches(['-', '.'])
 }
 
 /// At most 64 bytes for the kernel; no byte that could break a line of /etc/hosts.
@@ -246,6 +256,22 @@ mod tests {
             (spec.dns, spec.cgroup_parent, spec.log_directory),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn a_name_too_long_for_a_host_is_cut() {
+        let named = |name: &str| {
+            let mut config = config();
+            config.metadata.as_mut().unwrap().name = name.into();
+            config
+        };
+        let long = format!("{}-{}", "a".repeat(62), "b".repeat(9));
+        assert_eq!(pod(&named(&long), "").unwrap().hostname, "a".repeat(62));
+        assert!(pod(&named("no spaces"), "").is_err());
+        // What was asked for in so many words is not changed.
+        let mut asked = named("web");
+        asked.hostname = long;
+        assert!(pod(&asked, "").is_err());
     }
 
     #[test]
