@@ -105,8 +105,10 @@ impl Store {
         *lock(&self.fingerprint) = Some(fingerprint.to_owned());
     }
 
+    /// The file decides: a collection takes it away before it is counted out.
     pub(crate) fn has_blob(&self, digest: &Digest) -> bool {
-        self.index.state().blobs.contains_key(digest)
+        let counted = self.index.state().blobs.contains_key(digest);
+        counted && self.blob_path(digest).exists()
     }
 
     /// A small blob, verified; `None` if it is not there or damaged (then it is dropped).
@@ -485,4 +487,22 @@ fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>, StoreError> {
         ));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_blob_that_is_being_collected_is_stored_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let digest = store.write_blob(b"config").unwrap();
+        let path = store.blob_path(&digest);
+        // Where a collection stands between its renames and its commit.
+        std::fs::remove_file(&path).unwrap();
+        assert!(!store.has_blob(&digest));
+        store.write_blob(b"config").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"config");
+    }
 }
