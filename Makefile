@@ -55,6 +55,7 @@ daemon: ## criw, runc's shim and the test tools
 	$(PUT) $(TARGET)/release/criw $(BIN)/criw
 	$(PUT) $(TARGET)/release/criw-shim-runc $(LIBEXEC)/criw-shim-runc
 	$(PUT) $(TARGET)/release/criw-bench $(BIN)/criw-bench
+	$(PUT) $(TARGET)/release/criw-critest $(TOOLS)/criw-critest
 	$(PUT) $(TARGET)/release/push-image $(TOOLS)/push-image
 
 .PHONY: shims
@@ -87,10 +88,9 @@ crictl: ## crictl of the pinned cri-tools
 		sigs.k8s.io/cri-tools/cmd/crictl
 
 .PHONY: critest-bin
-critest-bin: ## critest of the pinned cri-tools
-	cd critest && CGO_ENABLED=0 go test -c -trimpath -o $(TOOLS)/critest \
-		-ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$(CRI_TOOLS)" \
-		sigs.k8s.io/cri-tools/cmd/critest
+critest-bin: daemon ## critest of the pinned cri-tools, and the parts of its images
+	critest/images/build.sh $(BUILD)/critest/images
+	CRI_TOOLS=$(CRI_TOOLS) critest/build.sh $(TOOLS)/criw-critest $(BUILD)/critest $(TOOLS)/critest
 
 # Limits are in seconds and generous: they end a hang, they do not measure.
 .PHONY: test
@@ -107,6 +107,8 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step wasmtime-test 1800 cargo test --release $(LOCKED) --no-fail-fast \
 		--target-dir $(COMPILER) -p criw-shim-wasmtime --features compiler
 	@$(STEP) step go-test 900 go test -C critest -count=1 -v ./descriptor
+	@$(STEP) step critest-bin 900 $(MAKE) --no-print-directory critest-bin
+	@$(STEP) step critest 420 $(TOOLS)/criw-critest
 	@$(STEP) end
 
 .PHONY: lint
@@ -132,6 +134,10 @@ $(TOOLS)/bin/cargo-deny:
 .PHONY: demo
 demo: deps build ## a tour: Wasm and Linux containers in pods, by crictl
 	tests/demo.sh
+
+.PHONY: critest
+critest: deps build critest-bin ## the conformance suite of cri-tools, compared with critest/expected
+	$(TOOLS)/criw-critest
 
 .PHONY: bench
 bench: deps build ## figures of the main steps, p50 and p99

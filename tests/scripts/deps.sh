@@ -81,6 +81,7 @@ check_programs() {
     need_command iptables iptables # the CNI plugins' port mappings and masquerade
     need_command ip iproute2
     need_command nsenter util-linux
+    need_command ipcmk util-linux # critest calls it
 
     # the Linux images of tests and demo are this one static binary
     need_command busybox busybox-static

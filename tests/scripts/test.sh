@@ -51,8 +51,8 @@ step() {
     echo "=== $name: $result, $seconds s"
 }
 
-# count LOG...: prints "passed failed ignored", summed over what cargo test and
-# go test -v wrote there.
+# count LOG...: prints "passed failed ignored", summed over what cargo test,
+# go test -v and criw-critest wrote there.
 count() {
     cat "$@" | awk '
         # test result: ok. 3 passed; 0 failed; 0 ignored; ...
@@ -67,6 +67,7 @@ count() {
         /^--- PASS: / { passed++ }
         /^--- FAIL: / { failed++ }
         /^--- SKIP: / { ignored++ }
+        /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ { passed += $1; failed += $3; ignored += $5 }
         END { print passed + 0, failed + 0, ignored + 0 }'
 }
 

@@ -39,6 +39,11 @@ pub fn crictl() -> Result<PathBuf> {
     product("tools/crictl")
 }
 
+/// critest, built by `make critest-bin`.
+pub fn critest() -> Result<PathBuf> {
+    product("tools/critest")
+}
+
 /// A guest module by name: built from C, or converted from the text form here.
 pub fn guest(name: &str) -> Result<Vec<u8>> {
     let text = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -10,6 +10,7 @@ pub mod binaries;
 pub mod client;
 pub mod config;
 pub mod crictl;
+pub mod critest;
 pub mod daemon;
 pub mod faulty;
 pub mod http;

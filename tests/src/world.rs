@@ -21,8 +21,19 @@ pub struct World {
 }
 
 impl World {
-    /// Makes one. `lo` is up in it.
+    /// Makes one. `lo` is up in it, no mount propagates.
     pub fn new() -> Result<Self> {
+        Self::with(&[], "true")
+    }
+
+    /// Makes one in which mounts propagate, as they do on a node, and whose System V
+    /// objects are its own.
+    pub fn like_a_node() -> Result<Self> {
+        // Private first: peers of the host's mounts would propagate to the host.
+        Self::with(&["--ipc"], "mount --make-rshared /")
+    }
+
+    fn with(namespaces: &[&str], first: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "cw{}-{}",
@@ -33,8 +44,12 @@ impl World {
         std::fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         // cat ends with our end of its pipe: no process outlives a killed test.
         let mut holder = Command::new("unshare")
-            .args(["--net", "--mount", "--propagation", "private", "sh", "-c"])
-            .arg("ip link set lo up && echo up && exec cat")
+            .args(["--net", "--mount", "--propagation", "private"])
+            .args(namespaces)
+            .args(["sh", "-c"])
+            .arg(format!(
+                "{first} && ip link set lo up && echo up && exec cat"
+            ))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -74,6 +89,7 @@ impl World {
         command
             .arg(format!("--net=/proc/{}/ns/net", self.holder()))
             .arg(format!("--mount=/proc/{}/ns/mnt", self.holder()))
+            .arg(format!("--ipc=/proc/{}/ns/ipc", self.holder()))
             .arg("--")
             .arg(program);
         command
