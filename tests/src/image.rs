@@ -125,7 +125,7 @@ pub fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
             }
             Entry::Hardlink(path, target) => {
                 header.set_link_name_literal(target)?;
-                (path, tar::EntryType::Link, 0o644)
+                (path, tar::EntryType::Link, mode_of(entries, target))
             }
             Entry::Sparse(path, size) => {
                 if let Some(gnu) = header.as_gnu_mut() {
@@ -149,6 +149,18 @@ pub fn tar(entries: &[Entry]) -> Result<Vec<u8>> {
         }
     }
     Ok(builder.into_inner()?)
+}
+
+/// A link says the mode of its file, and some runtimes set it: one that says less takes
+/// it away from the file.
+fn mode_of(entries: &[Entry], target: &str) -> u32 {
+    entries
+        .iter()
+        .find_map(|entry| match entry {
+            Entry::File(path, mode, _) if path == target => Some(*mode),
+            _ => None,
+        })
+        .unwrap_or(0o644)
 }
 
 /// GNU tar's form for numbers that do not fit in octal.
@@ -309,6 +321,16 @@ mod tests {
                 ("hole".into(), 1 << 40)
             ]
         );
+    }
+
+    #[test]
+    fn a_hard_link_has_the_mode_of_its_file() {
+        let link = Entry::Hardlink("bin/sh".into(), "bin/busybox".into());
+        let bytes = tar(&[file("bin/busybox", 0o4755, "x"), link]).unwrap();
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        for entry in archive.entries().unwrap() {
+            assert_eq!(entry.unwrap().header().mode().unwrap(), 0o4755);
+        }
     }
 
     #[test]
