@@ -146,7 +146,6 @@ fn pod_message(
     containers: Vec<cri::ContainerStats>,
 ) -> cri::PodSandboxStats {
     let timestamp = stats.timestamp;
-    let own = |name: &str| name == DEFAULT_INTERFACE;
     cri::PodSandboxStats {
         attributes: Some(cri::PodSandboxAttributes {
             id: pod.id.to_string(),
@@ -157,20 +156,7 @@ fn pod_message(
         linux: Some(cri::LinuxPodSandboxStats {
             cpu: Some(cpu(timestamp, &stats.cgroup)),
             memory: Some(memory(timestamp, &stats.cgroup, stats.memory_available())),
-            network: Some(cri::NetworkUsage {
-                timestamp,
-                default_interface: stats
-                    .network
-                    .iter()
-                    .find(|counters| own(&counters.name))
-                    .map(interface),
-                interfaces: stats
-                    .network
-                    .iter()
-                    .filter(|counters| !own(&counters.name) && counters.name != "lo")
-                    .map(interface)
-                    .collect(),
-            }),
+            network: network(timestamp, &stats.network),
             process: Some(cri::ProcessUsage {
                 timestamp,
                 process_count: number(stats.cgroup.processes),
@@ -180,6 +166,24 @@ fn pod_message(
         }),
         windows: None,
     }
+}
+
+/// Only with the interface that is the pod's own: a kubelet takes it for granted in what
+/// is there, and would panic. A pod on the node's network has none, and one that is being
+/// torn down has none any more.
+fn network(timestamp: i64, counters: &[InterfaceCounters]) -> Option<cri::NetworkUsage> {
+    let own = counters
+        .iter()
+        .find(|counters| counters.name == DEFAULT_INTERFACE)?;
+    Some(cri::NetworkUsage {
+        timestamp,
+        default_interface: Some(interface(own)),
+        interfaces: counters
+            .iter()
+            .filter(|counters| counters.name != DEFAULT_INTERFACE && counters.name != "lo")
+            .map(interface)
+            .collect(),
+    })
 }
 
 fn interface(counters: &InterfaceCounters) -> cri::NetworkInterfaceUsage {
@@ -235,6 +239,20 @@ mod tests {
                 (5, Some(9))
             );
         }
+    }
+
+    #[test]
+    fn network_usage_without_a_default_interface_made_a_kubelet_panic() {
+        let named = |names: &[&str]| {
+            let counters: Vec<_> = names.iter().map(|name| interface_named(name)).collect();
+            network(5, &counters)
+        };
+        assert_eq!(named(&[]), None);
+        assert_eq!(named(&["lo", "node0"]), None);
+        let usage = named(&["lo", "eth0", "net1"]).unwrap();
+        assert_eq!(usage.default_interface.unwrap().name, "eth0");
+        let others: Vec<_> = usage.interfaces.iter().map(|it| &*it.name).collect();
+        assert_eq!(others, ["net1"]);
     }
 
     #[test]
