@@ -216,7 +216,7 @@ async fn plan(
     let labels: criw_sandbox::model::Map = config.labels.clone().into_iter().collect();
     let own_annotations: criw_sandbox::model::Map =
         config.annotations.clone().into_iter().collect();
-    let wishes = annotations::wishes(&own_annotations, &pod.spec.annotations)?;
+    let wishes = annotations::wishes(&metadata.name, &own_annotations, &pod.spec.annotations)?;
     let base = match (&program, context.privileged) {
         (_, true) => Base::Privileged,
         (Program::Wasm(..), false) => Base::Wasm,

@@ -1,4 +1,8 @@
-//! Our own annotations, prefix `criw.dev/`: the container's, else the pod's.
+//! Our own annotations, prefix `criw.dev/`: the container's, else the pod's with the
+//! container's name behind a dot, else the pod's.
+//!
+//! The middle form is for pods that come through a kubelet: people can annotate only the
+//! pod there, and two containers of it cannot listen on the same port.
 
 use std::net::SocketAddr;
 
@@ -21,11 +25,12 @@ pub struct Wishes {
 /// Addresses that one container may ask for.
 const MAX_LISTEN: usize = 64;
 
-/// Reads them for a Wasm container.
-pub fn wishes(container: &Map, pod: &Map) -> Result<Wishes, Invalid> {
+/// Reads them for a Wasm container of that name.
+pub fn wishes(name: &str, container: &Map, pod: &Map) -> Result<Wishes, Invalid> {
     let get = |key: &str| {
         container
             .get(key)
+            .or_else(|| pod.get(&format!("{key}.{name}")))
             .or_else(|| pod.get(key))
             .map(|value| value.trim())
     };
@@ -112,11 +117,30 @@ mod tests {
             stop: StopMode::Drain,
             memory_grow_fails: true,
         };
-        assert_eq!(wishes(&container, &pod), Ok(expected));
-        assert_eq!(wishes(&Map::new(), &Map::new()), Ok(Wishes::default()));
+        assert_eq!(wishes("c", &container, &pod), Ok(expected));
+        assert_eq!(wishes("c", &Map::new(), &Map::new()), Ok(Wishes::default()));
         assert_eq!(
-            wishes(&map(&[("listen", "")]), &pod).unwrap().listen,
+            wishes("c", &map(&[("listen", "")]), &pod).unwrap().listen,
             Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_pod_speaks_to_one_container_by_name() {
+        let pod = map(&[
+            ("listen", ":1"),
+            ("listen.web", ":2"),
+            ("stop-mode.db", "now"),
+        ]);
+        let seen = |name: &str, container: &[(&str, &str)]| {
+            let wishes = wishes(name, &map(container), &pod).unwrap();
+            (wishes.listen.join(","), wishes.stop)
+        };
+        assert_eq!(seen("web", &[]), ("0.0.0.0:2".into(), StopMode::Auto));
+        assert_eq!(seen("db", &[]), ("0.0.0.0:1".into(), StopMode::Now));
+        assert_eq!(
+            seen("web", &[("listen", ":3")]),
+            ("0.0.0.0:3".into(), StopMode::Auto)
         );
     }
 
@@ -132,7 +156,7 @@ mod tests {
             ("stop-mode", "slow"),
             ("memory-grow", "yes"),
         ] {
-            let error = wishes(&map(&[(key, value)]), &Map::new()).unwrap_err();
+            let error = wishes("c", &map(&[(key, value)]), &Map::new()).unwrap_err();
             assert!(error.0.contains(&format!("criw.dev/{key}")), "{error}");
         }
     }
