@@ -97,8 +97,17 @@ fn build_root(spec: &Spec, descriptors: &mut Descriptors) -> Result<(), Refusal>
         attach_volume(spec, rootfs.as_fd(), n, &mount)?;
     }
     root::pivot(rootfs.as_fd()).map_err(step("change to the new root"))?;
+    // Only now, because mount points that the image lacks were made in it.
+    if is_read_only(spec) {
+        sys::make_mount_read_only(rootfs.as_fd()).map_err(step("make the root read-only"))?;
+    }
     root::disarm_kernel_file_systems(process.as_fd())
         .map_err(step("make procfs and sysfs of volumes read-only"))
+}
+
+fn is_read_only(spec: &Spec) -> bool {
+    let root = spec.oci.root().as_ref();
+    root.and_then(|root| root.readonly()).unwrap_or(false)
 }
 
 fn attach_volume(

@@ -1,5 +1,6 @@
 //! Volumes: read, write, read-only, and what is not to be reached.
 
+use criw_proto::v1::{LinuxContainerConfig, LinuxContainerSecurityContext};
 use criw_tests::machine::Machine;
 use criw_tests::plan;
 
@@ -41,6 +42,36 @@ fn a_volume_is_read_and_written_and_a_read_only_one_refuses() {
         machine.remove_pod(&pod.id).unwrap();
     }
     machine.assert_nothing_left(&before).unwrap();
+}
+
+#[test]
+fn a_read_only_root_was_writable_for_a_wasm_guest() {
+    let machine = Machine::new().unwrap();
+    let volume = machine.world.subdir("volume").unwrap();
+    for engine in BOTH {
+        let image = engine.provide(&machine);
+        let pod = machine.pod(engine.handler()).unwrap();
+        for (name, readonly, path, code) in [
+            ("sealed", true, "/data/mine", 4),
+            ("open", false, "/data/mine", 0),
+            // A place that the image does not have, and a volume there.
+            ("volume", true, "/made/mine", 0),
+        ] {
+            let mut config = engine.hello(name, &image);
+            config.envs = vec![plan::env("WRITE", path)];
+            config.mounts = vec![plan::mount(&volume, "/made", false)];
+            config.linux = Some(LinuxContainerConfig {
+                security_context: Some(LinuxContainerSecurityContext {
+                    readonly_rootfs: readonly,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            });
+            let (status, log) = machine.outcome(&pod, config).unwrap();
+            assert_eq!(status.exit_code, code, "{engine:?} {name}: {log}");
+        }
+        machine.remove_pod(&pod.id).unwrap();
+    }
 }
 
 #[test]
