@@ -33,6 +33,7 @@ COMPILER := $(TARGET)/compiler
 STEP := tests/scripts/test.sh
 
 CRI_TOOLS := 1.36.0
+KUBERNETES := 1.36.2
 CARGO_DENY := 0.20.2
 
 # -C: a binary that did not change keeps its time stamp
@@ -91,6 +92,20 @@ crictl: ## crictl of the pinned cri-tools
 critest-bin: daemon ## critest of the pinned cri-tools, and the parts of its images
 	critest/images/build.sh $(BUILD)/critest/images
 	CRI_TOOLS=$(CRI_TOOLS) critest/build.sh $(TOOLS)/criw-critest $(BUILD)/critest $(TOOLS)/critest
+
+# A module of its own: in one with crictl and critest, either would be built with the
+# other's versions of what they share.
+VERSION_PACKAGES := k8s.io/component-base/version k8s.io/client-go/pkg/version
+.PHONY: kubelet
+kubelet: ## the kubelet of the pinned Kubernetes
+	cd critest/kubernetes && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o $(TOOLS)/kubelet \
+		-ldflags "-s -w $(foreach package,$(VERSION_PACKAGES),-X $(package).gitVersion=v$(KUBERNETES))" \
+		k8s.io/kubernetes/cmd/kubelet
+
+KUBELET_TEST := cargo test --release $(LOCKED) -p criw-tests --test kubelet
+.PHONY: kubelet-test
+kubelet-test: daemon shims guests kubelet ## a real kubelet drives criw: pods, probes, volumes, restarts
+	$(KUBELET_TEST)
 
 # Limits are in seconds and generous: they end a hang, they do not measure.
 .PHONY: test
