@@ -117,10 +117,12 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step compiler 1800 $(MAKE) --no-print-directory compiler
 	@$(STEP) step guests 300 $(MAKE) --no-print-directory guests
 	@$(STEP) step crictl 900 $(MAKE) --no-print-directory crictl
+	@$(STEP) step kubelet 900 $(MAKE) --no-print-directory kubelet
 	@$(STEP) step cargo-test 2400 cargo test --release $(LOCKED) --no-fail-fast
 	@$(STEP) step init-test 900 cargo test --release $(LOCKED) --no-fail-fast -p criw-init
 	@$(STEP) step wasmtime-test 1800 cargo test --release $(LOCKED) --no-fail-fast \
 		--target-dir $(COMPILER) -p criw-shim-wasmtime --features compiler
+	@$(STEP) step kubelet-test 600 $(KUBELET_TEST)
 	@$(STEP) step go-test 900 go test -C critest -count=1 -v ./descriptor
 	@$(STEP) step critest-bin 900 $(MAKE) --no-print-directory critest-bin
 	@$(STEP) step critest 420 $(TOOLS)/criw-critest
@@ -131,6 +133,7 @@ lint: deps deny ## rustfmt, clippy, gofmt, go vet, cargo deny
 	cargo fmt --all --check
 	cargo clippy --release $(LOCKED) --all-targets -- -D warnings
 	cargo clippy --release $(LOCKED) -p criw-init -- -D warnings
+	cargo clippy --release $(LOCKED) -p criw-tests --test kubelet -- -D warnings
 	cargo clippy --release $(LOCKED) --target-dir $(COMPILER) -p criw-shim-wasmtime --features compiler \
 		--all-targets -- -D warnings
 	unformatted=$$(gofmt -l critest); [ -z "$$unformatted" ] || { echo "gofmt these: $$unformatted" >&2; exit 1; }

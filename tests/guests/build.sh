@@ -1,14 +1,15 @@
 #!/bin/sh
 # Builds the C guests: build.sh OUT_DIR. Needs clang, lld, wasi-libc and the
 # wasm32 builtins of clang's runtime (Debian: libclang-rt-14-dev-wasm32).
-# A guest is built again only when its source is newer.
+# A guest is built again only when its source, or what they share, is newer.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: build.sh OUT_DIR}
 mkdir -p "$out"
 for source in "$here"/*.c; do
     wasm=$out/$(basename "$source" .c).wasm
-    if [ -f "$wasm" ] && [ "$wasm" -nt "$source" ] && [ "$wasm" -nt "$0" ]; then
+    if [ -f "$wasm" ] && [ "$wasm" -nt "$source" ] && [ "$wasm" -nt "$0" ] &&
+        [ "$wasm" -nt "$here/listener.h" ]; then
         continue
     fi
     # Renamed into place: a test that runs meanwhile never reads half a module.

@@ -1,4 +1,5 @@
-/* A talker: `print bytes N` (no newline at all) or `print lines N` (numbered). */
+/* A talker: `print bytes N` (no newline at all) or `print lines N` (numbered). With
+ * STAY set it waits for ever afterwards, instead of ending. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,7 @@ static int all(const char *bytes, size_t count) {
     return 0;
 }
 
-int main(int argc, char **argv) {
+static int talk(int argc, char **argv) {
     if (argc != 3)
         return 2;
     long long count = atoll(argv[2]);
@@ -35,4 +36,11 @@ int main(int argc, char **argv) {
         count -= (long long)part;
     }
     return 0;
+}
+
+int main(int argc, char **argv) {
+    int code = talk(argc, argv);
+    while (code == 0 && getenv("STAY"))
+        sleep(3600);
+    return code;
 }

@@ -1,24 +1,14 @@
-/* A web server on the listening socket that the runtime hands over. It looks for
- * the first descriptor that is a stream socket, because the number depends on how
- * many directories were opened before it. Each request is answered with the
- * server's name, the number of the request and the file in GREETING, if any. */
+/* A web server on the listening socket that the runtime hands over. Each request is
+ * answered with the server's name, the number of the request and the file in GREETING,
+ * if any. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <wasi/api.h>
 
-static int find_listener(void) {
-    for (int fd = 3; fd < 64; fd++) {
-        __wasi_fdstat_t status;
-        if (__wasi_fd_fdstat_get(fd, &status) == 0 &&
-            status.fs_filetype == __WASI_FILETYPE_SOCKET_STREAM)
-            return fd;
-    }
-    return -1;
-}
+#include "listener.h"
 
 static void answer(int client, unsigned number) {
     char request[2048];

@@ -44,6 +44,11 @@ pub fn critest() -> Result<PathBuf> {
     product("tools/critest")
 }
 
+/// The real kubelet.
+pub fn kubelet() -> Result<PathBuf> {
+    product("tools/kubelet")
+}
+
 /// A guest module by name: built from C, or converted from the text form here.
 pub fn guest(name: &str) -> Result<Vec<u8>> {
     let text = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -82,7 +82,10 @@ calls! {
 impl Client {
     /// Connects; the daemon must listen already.
     pub fn connect(socket: &Path) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        // A thread of its own answers a daemon that ends and says so to idle connections,
+        // or the daemon would wait for this one until its deadline.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
             .context("start a runtime for the client")?;

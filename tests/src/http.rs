@@ -15,7 +15,7 @@ pub struct Answer {
     pub status: u16,
     /// Header lines, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body, not decoded.
+    /// The body, without the framing of chunks.
     pub body: Vec<u8>,
 }
 
@@ -43,9 +43,27 @@ pub fn request(
     body: &[u8],
 ) -> Result<Answer> {
     let what = || format!("{method} {address}{target}");
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).with_context(what)?;
+    let mut stream = connect(address).with_context(what)?;
+    exchange(&mut stream, address, method, target, headers, body).with_context(what)
+}
+
+/// A connection whose reads and writes end within a deadline.
+pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// One request and its answer on a connection that is closed afterwards.
+pub(crate) fn exchange(
+    stream: &mut (impl Read + Write),
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Answer> {
     let mut head = format!(
         "{method} {target} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
         body.len()
@@ -54,11 +72,12 @@ pub fn request(
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
-    stream.write_all(head.as_bytes()).with_context(what)?;
-    stream.write_all(body).with_context(what)?;
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
+    stream.flush()?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).with_context(what)?;
-    parse(&bytes).with_context(what)
+    stream.read_to_end(&mut bytes)?;
+    parse(&bytes)
 }
 
 /// `GET`, the body as text; any status but 200 is an error.
@@ -86,11 +105,37 @@ fn parse(bytes: &[u8]) -> Result<Answer> {
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.trim().to_lowercase(), value.trim().to_owned()))
         .collect();
-    Ok(Answer {
+    let mut answer = Answer {
         status,
         headers,
         body: bytes[end + 4..].to_vec(),
-    })
+    };
+    if answer.header("transfer-encoding") == Some("chunked") {
+        answer.body = unchunk(&answer.body)?;
+    }
+    Ok(answer)
+}
+
+/// The content of a chunked body; one that ends early is an error.
+fn unchunk(mut rest: &[u8]) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    loop {
+        let end = rest
+            .windows(2)
+            .position(|window| window == b"\r\n")
+            .context("the chunked body ends early")?;
+        let size = std::str::from_utf8(&rest[..end])?;
+        let size = size.split(';').next().unwrap_or_default().trim();
+        let size = usize::from_str_radix(size, 16).context("the size of a chunk")?;
+        if size == 0 {
+            return Ok(content);
+        }
+        let chunk = rest
+            .get(end + 2..end + 2 + size)
+            .context("a chunk ends early")?;
+        content.extend_from_slice(chunk);
+        rest = rest.get(end + 4 + size..).context("a chunk ends early")?;
+    }
 }
 
 #[cfg(test)]
@@ -102,5 +147,16 @@ mod tests {
         assert_eq!(answer.header("location"), Some("/v2/x"));
         assert_eq!(answer.text(), "body");
         assert!(super::parse(b"HTTP/1.1 200 OK\r\n").is_err());
+    }
+
+    #[test]
+    fn chunks_are_put_together() {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let parse = |body: &str| super::parse(format!("{head}{body}").as_bytes());
+        let answer = parse("5\r\nhello\r\nC;x=y\r\n, you\r\nthere\r\n0\r\n\r\n").unwrap();
+        assert_eq!(answer.text(), "hello, you\r\nthere");
+        for cut in ["", "5\r\nhell", "5\r\nhello", "5\r\nhello\r\n", "x\r\n"] {
+            assert!(parse(cut).is_err(), "{cut:?}");
+        }
     }
 }

@@ -48,8 +48,8 @@ pub fn guests() -> Result<Image> {
 }
 
 /// What [`guests`] holds.
-pub const GUESTS: [&str; 9] = [
-    "hello", "idle", "spin", "trap", "hog", "print", "procmem", "cat", "server",
+pub const GUESTS: [&str; 10] = [
+    "hello", "idle", "spin", "trap", "hog", "print", "procmem", "cat", "server", "health",
 ];
 
 const PASSWD: &str = "root:x:0:0:root:/:/bin/sh\nguest:x:1000:1000:guest:/:/bin/sh\n";
