@@ -7,13 +7,16 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use criw_proto::v1::{ListImagesRequest, RemoveImageRequest};
 
 use super::expected::{Expected, Verdict};
 use super::images;
 use super::report::{self, Outcome, Spec};
 use crate::binaries;
+use crate::client::image_spec;
 use crate::config::{self, Network};
 use crate::daemon::Daemon;
+use crate::leak::Snapshot;
 use crate::machine::Machine;
 use crate::registry::Registry;
 use crate::wait;
@@ -48,13 +51,18 @@ pub fn run(options: &Options) -> Result<bool> {
         begin.elapsed().as_secs_f64()
     );
 
+    let before = machine.baseline()?;
     let result = critest(&machine, options, &kept);
+    let left = cleared(&machine, &before);
     let log = std::fs::copy(machine.world.path("criw.log"), kept.join("criw.log"));
     let specs = result.and_then(|()| report::read(&kept.join("report.json")))?;
     log.context("keep the daemon's log")?;
     drop(machine);
 
-    let verdict = expected.judge(&specs, options.focus.is_none());
+    let mut verdict = expected.judge(&specs, options.focus.is_none());
+    verdict
+        .surprises
+        .extend(left.err().map(|error| format!("{error:#}")));
     print(&specs, &expected, &verdict);
     println!("reports and logs: {}", kept.display());
     println!("critest: {:.1} s in all", begin.elapsed().as_secs_f64());
@@ -162,6 +170,22 @@ fn critest(machine: &Machine, options: &Options, kept: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Takes away what critest did not, then looks for what the daemon left.
+fn cleared(machine: &Machine, before: &Snapshot) -> Result<()> {
+    machine.remove_all_pods()?;
+    for image in machine
+        .client
+        .list_images(ListImagesRequest::default())?
+        .images
+    {
+        let request = RemoveImageRequest {
+            image: Some(image_spec(&image.id)),
+        };
+        machine.client.remove_image(request)?;
+    }
+    machine.assert_nothing_left(before)
+}
+
 /// Counts by group, what took longest, what is not expected to pass, what surprised.
 fn print(specs: &[Spec], expected: &Expected, verdict: &Verdict) {
     let mut groups: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
@@ -193,8 +217,15 @@ fn print(specs: &[Spec], expected: &Expected, verdict: &Verdict) {
         println!("expected, {kind}: {} specs: {reason}", names.len());
     }
     for surprise in &verdict.surprises {
-        // The whole dump stands in the report.
-        println!("{}", surprise.lines().next().unwrap_or_default());
+        // The whole dump of a failed spec stands in the report.
+        let lines = if surprise.starts_with("failed") {
+            1
+        } else {
+            usize::MAX
+        };
+        for line in surprise.lines().take(lines) {
+            println!("{line}");
+        }
     }
 }
 
