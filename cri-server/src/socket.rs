@@ -4,9 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::net::UnixListener;
+
+/// A shim that a killed daemon was just starting has the daemon's descriptors until it is
+/// executed, which on a busy node takes a while.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the daemon cannot have its socket or its state.
 #[derive(Debug, thiserror::Error)]
@@ -53,12 +58,22 @@ pub fn lock(state: &Path) -> Result<StateLock, SocketError> {
         Mode::RUSR | Mode::WUSR,
     )
     .map_err(|error| io_error("open", &path, error.into()))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(StateLock {
-            _file: File::from(file),
-        }),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(SocketError::Locked(state.to_owned())),
-        Err(error) => Err(io_error("lock", &path, error.into())),
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                return Ok(StateLock {
+                    _file: File::from(file),
+                });
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => {
+                std::thread::sleep(LOCK_WAIT / 200);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(SocketError::Locked(state.to_owned()));
+            }
+            Err(error) => return Err(io_error("lock", &path, error.into())),
+        }
     }
 }
 

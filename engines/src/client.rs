@@ -15,12 +15,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags};
-use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
+use rustix::thread::ThreadNameSpaceType;
 
+use crate::birth::{Birth, Cgroups, Program};
 use crate::message;
 use crate::protocol::{Reply, Request};
-use crate::sys;
 
 /// File name of the socket in a container's directory.
 pub const SOCKET_NAME: &str = "shim.sock";
@@ -220,7 +219,7 @@ pub struct Launch {
     pub id: String,
     /// From [`ShimSocket::bind`]; becomes fd 3.
     pub listener: OwnedFd,
-    /// Directories (one per hierarchy) whose `cgroup.procs` the shim joins first.
+    /// Directories of the cgroups (one per hierarchy) that the shim is born in.
     pub cgroup_dirs: Vec<PathBuf>,
     /// Where it is born.
     pub namespaces: Namespaces,
@@ -298,33 +297,32 @@ fn in_fresh_thread(launch: Launch) -> Result<Child, LaunchError> {
     enter(&launch.namespaces, &program)?;
     let spawned = (|| {
         let path = c_string(launch.program.as_os_str().as_bytes())?;
-        let mut argv = vec![
+        let argv = [
             path.clone(),
             c_string(b"--id")?,
             c_string(launch.id.as_bytes())?,
         ];
-        for directory in &launch.cgroup_dirs {
-            argv.push(c_string(b"--cgroup")?);
-            argv.push(c_string(directory.as_os_str().as_bytes())?);
-        }
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let stderr = launch.stderr.as_ref().unwrap_or(&null);
-        sys::spawn(
-            &path,
-            &argv,
-            &[
+        Birth {
+            program: Program::Path(&path),
+            argv: &argv,
+            descriptors: &[
                 null.as_fd(),
                 null.as_fd(),
                 stderr.as_fd(),
                 launch.listener.as_fd(),
             ],
-        )
+            cgroups: &Cgroups::open(&launch.cgroup_dirs)?,
+            new_pid_namespace: launch.namespaces.new_pid,
+        }
+        .start()
     })();
-    let pid = spawned.map_err(|source| LaunchError::Spawn {
+    let (pid, pidfd) = spawned.map_err(|source| LaunchError::Spawn {
         program: program.clone(),
         source,
     })?;
-    observe(pid).map_err(|source| LaunchError::Watch { program, source })
+    observe(pid, pidfd).map_err(|source| LaunchError::Watch { program, source })
 }
 
 fn enter(namespaces: &Namespaces, program: &str) -> Result<(), LaunchError> {
@@ -342,10 +340,6 @@ fn enter(namespaces: &Namespaces, program: &str) -> Result<(), LaunchError> {
         }
         .map_err(|source| error(format!("number {n}"), source.into()))?;
     }
-    if namespaces.new_pid {
-        sys::unshare_namespaces(UnshareFlags::NEWPID)
-            .map_err(|source| error("(new pid)".to_owned(), source))?;
-    }
     Ok(())
 }
 
@@ -354,24 +348,20 @@ fn c_string(bytes: &[u8]) -> io::Result<CString> {
 }
 
 /// The child cannot be reaped by anybody else before this returns, so its pid is its own.
-fn observe(pid: i32) -> io::Result<Child> {
-    let handle = Pid::from_raw(pid).ok_or_else(|| io::Error::other("spawn returned no pid"))?;
-    let watched = rustix::process::pidfd_open(handle, PidfdFlags::empty())
-        .map_err(io::Error::from)
-        .and_then(|pidfd| {
-            let start_time = start_time(pid)?;
-            Ok(Child {
-                pid,
-                pidfd,
-                start_time,
-            })
-        });
-    if watched.is_err() {
-        // An ended child is fine here: then the kill fails and the wait returns at once.
-        let _ = rustix::process::kill_process(handle, rustix::process::Signal::KILL);
-        let _ = rustix::process::waitpid(Some(handle), rustix::process::WaitOptions::empty());
+fn observe(pid: i32, pidfd: OwnedFd) -> io::Result<Child> {
+    use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+    match start_time(pid) {
+        Ok(start_time) => Ok(Child {
+            pid,
+            pidfd,
+            start_time,
+        }),
+        Err(error) => {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            Err(error)
+        }
     }
-    watched
 }
 
 /// Field 22 of `/proc/<pid>/stat`: when a process started, in clock ticks after boot.

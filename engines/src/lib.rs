@@ -5,9 +5,10 @@
 //!
 //! ```text
 //!   daemon side   client   launch a shim in its namespaces, call it
+//!                 birth    a process born in its cgroups
 //!   both          protocol, spec   what is said
 //!                 message, record  how it is said: one datagram, one file
-//!   shim side     shim     main of every Wasm shim: cgroup, Create, lock-up, control, exit
+//!   shim side     shim     main of every Wasm shim: Create, lock-up, control, exit
 //!                 server   the control loop's socket
 //!                 descriptors, signal   what came with Create; what a signal becomes
 //!                 jail     the order of locking up: root, privileges, seccomp
@@ -16,6 +17,7 @@
 //!   both          sys      the few system calls that need `unsafe`
 //! ```
 
+pub mod birth;
 pub mod client;
 pub mod descriptors;
 pub mod engine;

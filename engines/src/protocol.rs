@@ -8,8 +8,8 @@
 //! talks to an old shim exactly as the one that started it did.
 //!
 //! ```text
-//!   daemon                                  shim (born in the pod's namespaces)
-//!     spawn  ------------------------------> joins its cgroup, waits for Create
+//!   daemon                                  shim (born in the pod's namespaces, in its cgroups)
+//!     spawn  ------------------------------> waits for Create
 //!     Create + fds -----------------------> builds root, locks up, maps code, links
 //!                <------------------------- Created
 //!     Start  ----------------------------->  "go"

@@ -4,7 +4,6 @@
 use std::io::{self, Read};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,8 +40,6 @@ const PANICKED: u8 = 134;
 pub struct Arguments {
     /// `--id`: only to be seen in `ps`.
     pub id: String,
-    /// `--cgroup`, once per hierarchy.
-    pub cgroup_dirs: Vec<PathBuf>,
 }
 
 impl Arguments {
@@ -56,7 +53,6 @@ impl Arguments {
                 .ok_or_else(|| format!("{} needs a value", word.display()))?;
             match word.to_str() {
                 Some("--id") => arguments.id = value.to_string_lossy().into_owned(),
-                Some("--cgroup") => arguments.cgroup_dirs.push(PathBuf::from(value)),
                 _ => return Err(format!("unknown argument {}", word.display())),
             }
         }
@@ -64,27 +60,15 @@ impl Arguments {
     }
 }
 
-/// The first act of every shim: joins its cgroups and takes the inherited socket.
+/// The first act of every shim: takes the inherited socket.
 /// Also the whole start of a shim with a control loop of its own (runc's).
 pub fn begin() -> Result<Server, String> {
-    let arguments = Arguments::parse(std::env::args_os().skip(1))?;
-    for directory in &arguments.cgroup_dirs {
-        join_cgroup(directory)?;
-    }
+    Arguments::parse(std::env::args_os().skip(1))?;
     let listener = sys::inherited(SOCKET_FD)
         .map_err(|error| format!("take socket from descriptor {SOCKET_FD}: {error}"))?;
     rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::CLOEXEC)
         .map_err(|error| format!("mark the socket close-on-exec: {error}"))?;
     Server::new(listener).map_err(|error| format!("serve the socket: {error}"))
-}
-
-fn join_cgroup(directory: &Path) -> Result<(), String> {
-    let path = directory.join("cgroup.procs");
-    let joined = std::fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .and_then(|mut file| io::Write::write_all(&mut file, b"0"));
-    joined.map_err(|error| format!("join cgroup {}: {error}", path.display()))
 }
 
 /// Waits for Create, answering State meanwhile. `None` when the time is over.
@@ -453,9 +437,8 @@ mod tests {
     fn arguments_are_parsed() {
         let parse = |words: &[&str]| Arguments::parse(words.iter().map(|word| (*word).into()));
         assert_eq!(parse(&[]).unwrap(), Arguments::default());
-        let all = parse(&["--id", "x", "--cgroup", "/a", "--cgroup", "/b"]).unwrap();
-        assert_eq!(all.cgroup_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
-        for bad in [&["--id"][..], &["--cgroup"], &["--what", "x"], &["x"]] {
+        assert_eq!(parse(&["--id", "x"]).unwrap().id, "x");
+        for bad in [&["--id"][..], &["--what", "x"], &["x"]] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

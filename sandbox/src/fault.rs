@@ -12,6 +12,7 @@ pub const POINTS: &[&str] = &[
     "run-pod/namespaces",
     "run-pod/network-planned",
     "run-pod/network-attached",
+    "run-pod/init-started",
     "run-pod/files",
     "run-pod/ready",
     "create/recorded",

@@ -7,6 +7,7 @@ pub mod error;
 pub mod fault;
 pub mod host;
 pub mod id;
+mod laps;
 pub mod manager;
 pub mod model;
 mod readiness;

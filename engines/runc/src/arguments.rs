@@ -11,7 +11,7 @@ pub(crate) struct Delete {
     pub(crate) id: String,
 }
 
-const USAGE: &str = "usage: criw-shim-runc --id ID [--cgroup DIRECTORY]...   (started by criw, socket at descriptor 3)
+const USAGE: &str = "usage: criw-shim-runc --id ID   (started by criw, socket at descriptor 3)
        criw-shim-runc delete --root DIRECTORY --binary RUNC ID";
 
 /// `None` when it is a shim's command line. The error is what to print.
@@ -54,7 +54,7 @@ mod tests {
             }))
         };
         for (line, expected) in [
-            ("--id c1 --cgroup /a", Ok(None)),
+            ("--id c1", Ok(None)),
             ("", Ok(None)),
             ("delete --root /r --binary /x/runc c1", good()),
             ("delete c1 --binary /x/runc --root /r", good()),

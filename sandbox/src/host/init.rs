@@ -1,15 +1,18 @@
 //! Starts `criw-init`, pid 1 of a pod whose containers share one PID namespace.
-//! It ends by SIGKILL only, and everything in the namespace with it.
+//! It ends by SIGKILL only, and everything in the namespace with it. Born in its cgroup,
+//! it is found by that if the daemon dies before it has noted whom it started.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use criw_engines::birth::{Birth, Cgroups, Program};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
-use super::{Context, boot, on_fresh_thread, sys, template};
+use super::{Context, boot, on_fresh_thread, template};
 use crate::container_state::ProcessIdentity;
 use crate::error::{Error, Result};
+use crate::fault;
 
 /// A running init. It is a child of this process: [`boot::exit_status`] reaps it.
 #[derive(Debug)]
@@ -44,12 +47,21 @@ pub fn start(program: &Path, template: BorrowedFd<'_>, cgroup_dirs: &[PathBuf]) 
     };
     let binary = open(program, OFlags::PATH)?;
     let null = open(Path::new("/dev/null"), OFlags::RDWR)?;
+    let cgroups = Cgroups::open(cgroup_dirs).context(|| format!("start {}", program.display()))?;
     let (pid, pidfd) = on_fresh_thread(|| {
         template::enter(template)?;
-        sys::spawn_pid_one(binary.as_fd(), c"criw-init", null.as_fd())
-            .context(|| format!("start {}", program.display()))
+        Birth {
+            program: Program::File(binary.as_fd()),
+            argv: &[c"criw-init".to_owned()],
+            descriptors: &[null.as_fd(); 3],
+            cgroups: &cgroups,
+            new_pid_namespace: true,
+        }
+        .start()
+        .context(|| format!("start {}", program.display()))
     })?;
-    match watch(pid, cgroup_dirs) {
+    fault::point("run-pod/init-started");
+    match watch(pid) {
         Ok(identity) => Ok(Init { identity, pidfd }),
         Err(error) => {
             // Our own child, not yet reaped: the pidfd is certainly it.
@@ -61,12 +73,7 @@ pub fn start(program: &Path, template: BorrowedFd<'_>, cgroup_dirs: &[PathBuf]) 
     }
 }
 
-fn watch(pid: i32, cgroup_dirs: &[PathBuf]) -> Result<ProcessIdentity> {
-    for directory in cgroup_dirs {
-        let file = directory.join("cgroup.procs");
-        std::fs::write(&file, pid.to_string())
-            .context(|| format!("write {pid} to {}", file.display()))?;
-    }
+fn watch(pid: i32) -> Result<ProcessIdentity> {
     boot::identity(pid)?.ok_or_else(|| {
         Error::node(
             format!("watch the init of a pod (pid {pid})"),

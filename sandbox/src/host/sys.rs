@@ -2,13 +2,13 @@
 //! crate that may use `unsafe`; nothing here decides anything.
 #![allow(
     unsafe_code,
-    reason = "mount_setattr, PIDFD_GET_INFO, unshare and a clone into a PID namespace have no safe wrapper"
+    reason = "mount_setattr, PIDFD_GET_INFO and unshare have no safe wrapper"
 )]
 
 use std::ffi::{CStr, c_void};
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::thread::UnshareFlags;
 
@@ -98,51 +98,4 @@ pub(super) fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>
     }
     let known = info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0;
     Ok(known.then_some(info.exit_code))
-}
-
-/// Starts the static binary behind `program` as pid 1 of a new PID namespace, in
-/// the other namespaces of the calling thread, with no environment and these
-/// standard streams. Returns its pid here and its pidfd.
-pub(super) fn spawn_pid_one(
-    program: BorrowedFd<'_>,
-    name: &CStr,
-    null: BorrowedFd<'_>,
-) -> io::Result<(i32, OwnedFd)> {
-    let mut pidfd: i32 = -1;
-    let argv = [name.as_ptr(), std::ptr::null()];
-    let envp = [std::ptr::null::<libc::c_char>()];
-    let flags = libc::CLONE_NEWPID | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: without CLONE_VM this is a fork: the child has its own copy of
-    // everything, and makes only system calls until it executes or exits, so no
-    // lock that another thread held at the fork is ever waited for.
-    unsafe {
-        let pid = libc::syscall(
-            libc::SYS_clone,
-            libc::c_long::from(flags),
-            0,
-            &raw mut pidfd,
-            0,
-            0,
-        );
-        if pid == 0 {
-            libc::setsid();
-            for stream in 0..3 {
-                libc::dup2(null.as_raw_fd(), stream);
-            }
-            libc::syscall(
-                libc::SYS_execveat,
-                program.as_raw_fd(),
-                c"".as_ptr(),
-                argv.as_ptr(),
-                envp.as_ptr(),
-                libc::AT_EMPTY_PATH,
-            );
-            libc::_exit(127);
-        }
-        match i32::try_from(pid) {
-            // SAFETY: CLONE_PIDFD stored a new descriptor that nobody else owns.
-            Ok(pid) if pid > 0 => Ok((pid, OwnedFd::from_raw_fd(pidfd))),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
 }

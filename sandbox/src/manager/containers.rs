@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::fault;
 use crate::host::{boot, mounts, oci, oom_score, rootfs, shm};
 use crate::id::{ContainerId, SandboxId};
+use crate::laps::Laps;
 use crate::model::{ContainerSpec, EngineSpec, Mount, PidMode, Scope};
 use crate::record::{self, ContainerRecord, LeafName, PodPhase};
 use crate::view::Event;
@@ -72,12 +73,17 @@ impl Inner {
         let _life = container.life.lock().await;
         let inner = self.clone();
         let (building, its_pod) = (container.clone(), pod.clone());
-        let built = blocking(move || inner.build(&building, &its_pod, &record, code)).await;
+        let mut laps = Laps::start();
+        let built = blocking(move || {
+            let pidfd = inner.build(&building, &its_pod, &record, code, &mut laps)?;
+            Ok((pidfd, laps))
+        })
+        .await;
         match built {
-            Ok(pidfd) => {
+            Ok((pidfd, laps)) => {
                 self.watch(container.clone(), pidfd);
                 self.publish(Event::Created(container.id.clone()));
-                tracing::info!(container = %container.id, pod = %pod.id, name = %container.spec.name, "container created");
+                tracing::info!(container = %container.id, pod = %pod.id, name = %container.spec.name, took = %laps, "container created");
                 Ok(container.id.clone())
             }
             Err(error) => {
@@ -143,6 +149,7 @@ impl Inner {
         pod: &Pod,
         record: &ContainerRecord,
         code: Option<File>,
+        laps: &mut Laps,
     ) -> Result<OwnedFd> {
         record::write(&self.config.root, record)?;
         fault::point("create/recorded");
@@ -150,10 +157,13 @@ impl Inner {
         if let Some(leaf) = &record.shim_leaf {
             self.leaf(leaf)?.create(&Default::default())?;
         }
+        laps.lap("cgroup");
         fault::point("create/cgroup");
         let parts = self.prepare(container, pod, record, code)?;
+        laps.lap("root");
         fault::point("create/prepared");
         let child = self.launch_shim(container, pod, record, parts.listener)?;
+        laps.lap("launch");
         fault::point("create/launched");
         let shim = ProcessIdentity {
             pid: child.pid,
@@ -186,6 +196,7 @@ impl Inner {
             }
             Err(error) => return Err(Error::node(what(), error)),
         };
+        laps.lap("engine");
         fault::point("create/shim-created");
         container.apply(&self.config.root, &ContainerEvent::ShimReady { shim, pid })?;
         fault::point("create/created");

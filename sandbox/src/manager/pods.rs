@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::fault;
 use crate::host::{self, pins::Want};
 use crate::id::SandboxId;
+use crate::laps::Laps;
 use crate::model::{PidMode, PodSpec, Resources, Scope};
 use crate::record::{self, PodPhase, PodRecord};
 use crate::view::Event;
@@ -109,10 +110,11 @@ impl Inner {
         };
         let pod = Pod::new(record.clone());
         self.insert_pod(&pod)?;
-        let built = self.pod_steps(&pod, &record).await;
+        let mut laps = Laps::start();
+        let built = self.pod_steps(&pod, &record, &mut laps).await;
         let Err(error) = built else {
             self.publish(Event::PodReady(id.clone()));
-            tracing::info!(pod = %id, name = %pod.spec.name, namespace = %pod.spec.namespace, "pod ready");
+            tracing::info!(pod = %id, name = %pod.spec.name, namespace = %pod.spec.namespace, took = %laps, "pod ready");
             return Ok(id);
         };
         if let Err(undo) = self.take_pod_down(&pod).await {
@@ -132,18 +134,27 @@ impl Inner {
         Err(error)
     }
 
-    async fn pod_steps(self: &Arc<Self>, pod: &Arc<Pod>, record: &PodRecord) -> Result<()> {
+    async fn pod_steps(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        record: &PodRecord,
+        laps: &mut Laps,
+    ) -> Result<()> {
         record::write(&self.config.root, record)?;
+        laps.lap("record");
         fault::point("run-pod/recorded");
         let inner = self.clone();
         let building = pod.clone();
         let namespaces = blocking(move || inner.make_namespaces(&building)).await?;
         pod.set_namespaces(Some(namespaces));
+        laps.lap("namespaces");
         fault::point("run-pod/namespaces");
         self.attach_network(pod).await?;
+        laps.lap("network");
         let inner = self.clone();
         let building = pod.clone();
         blocking(move || inner.finish_pod(&building)).await?;
+        laps.lap("files");
         fault::point("run-pod/files");
         pod.change(&self.config.root, |r| r.phase = PodPhase::Ready)?;
         fault::point("run-pod/ready");
