@@ -123,6 +123,8 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step wasmtime-test 1800 cargo test --release $(LOCKED) --no-fail-fast \
 		--target-dir $(COMPILER) -p criw-shim-wasmtime --features compiler
 	@$(STEP) step kubelet-test 600 $(KUBELET_TEST)
+	@$(STEP) step deb 600 $(MAKE) --no-print-directory deb
+	@$(STEP) step package-test 120 tests/scripts/package.sh
 	@$(STEP) step go-test 900 go test -C critest -count=1 -v ./descriptor
 	@$(STEP) step critest-bin 900 $(MAKE) --no-print-directory critest-bin
 	@$(STEP) step critest 420 $(TOOLS)/criw-critest
@@ -169,12 +171,20 @@ install: daemon shims ## into $(DESTDIR)$(PREFIX), with a systemd unit and an ex
 		install -D -m 755 $(LIBEXEC)/$$program $(DESTDIR)$(PREFIX)/libexec/criw/$$program; \
 	done
 	install -D -m 644 systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/criw/config.toml
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8
+	gzip -9nc systemd/criw.8 >$(DESTDIR)$(PREFIX)/share/man/man8/criw.8.gz
 	install -D -m 644 systemd/criw.service $(DESTDIR)$(PREFIX)/lib/systemd/system/criw.service
 	sed -i 's|/usr/bin/criw|$(PREFIX)/bin/criw|' $(DESTDIR)$(PREFIX)/lib/systemd/system/criw.service
 	if [ "$(PREFIX)" != /usr ]; then \
 		install -d $(DESTDIR)/etc/criw/config.d; \
 		echo 'libexec = "$(PREFIX)/libexec/criw"' >$(DESTDIR)/etc/criw/config.d/00-prefix.toml; \
 	fi
+
+.PHONY: deb
+deb: daemon shims ## a Debian package in build/
+	rm -rf $(BUILD)/deb $(BUILD)/criw_*.deb
+	$(MAKE) --no-print-directory install PREFIX=/usr DESTDIR=$(BUILD)/deb
+	systemd/deb/build.sh $(BUILD)/deb $(BUILD)
 
 .PHONY: clean
 clean: ## remove build/ and the target directories

@@ -1,10 +1,11 @@
-//! systemd's readiness protocol: one datagram to the socket in `NOTIFY_SOCKET`.
+//! systemd's notification protocol (sd_notify(3)): datagrams to the socket in `NOTIFY_SOCKET`.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// Tells the service manager, if there is one, that the daemon serves.
 pub fn ready() {
@@ -14,6 +15,31 @@ pub fn ready() {
 /// Tells it that the daemon is ending.
 pub fn stopping() {
     tell("STOPPING=1\n");
+}
+
+/// Shows the service manager twice per period that the async runtime still makes progress,
+/// for as long as this future is polled. Without `WatchdogSec=` in the unit it waits for ever.
+pub async fn watchdog() {
+    let asked = |name| std::env::var(name).ok();
+    let period = watchdog_period(asked("WATCHDOG_USEC"), asked("WATCHDOG_PID"));
+    let Some(period) = period else {
+        return std::future::pending().await;
+    };
+    let mut ticks = tokio::time::interval(period / 2);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        tell("WATCHDOG=1\n");
+    }
+}
+
+/// `None` when nobody watches, or somebody else is meant.
+fn watchdog_period(microseconds: Option<String>, pid: Option<String>) -> Option<Duration> {
+    if pid.is_some_and(|pid| pid.parse() != Ok(std::process::id())) {
+        return None;
+    }
+    let microseconds = microseconds?.parse().ok().filter(|n| *n > 1)?;
+    Some(Duration::from_micros(microseconds))
 }
 
 fn tell(state: &str) {
@@ -38,6 +64,21 @@ fn send(socket: &OsStr, state: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_who_is_meant_feeds_the_watchdog() {
+        let own = std::process::id().to_string();
+        let period = |usec: Option<&str>, pid: Option<&str>| {
+            watchdog_period(usec.map(str::to_owned), pid.map(str::to_owned))
+        };
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(period(Some("1000000"), Some(&own)), second);
+        assert_eq!(period(Some("1000000"), None), second);
+        assert_eq!(period(Some("1000000"), Some("1")), None);
+        assert_eq!(period(None, Some(&own)), None);
+        assert_eq!(period(Some("0"), None), None);
+        assert_eq!(period(Some("soon"), None), None);
+    }
 
     #[test]
     fn path_and_abstract_sockets_are_told() {

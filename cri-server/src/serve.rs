@@ -10,6 +10,7 @@ use criw_net::{BuiltinConfig, CniConfig, Mode, Network};
 use criw_proto::v1::image_service_server::ImageServiceServer;
 use criw_proto::v1::runtime_service_server::RuntimeServiceServer;
 use criw_sandbox::Sandboxes;
+use criw_sandbox::host::cgroup::{Cgroups, Leaf};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -61,6 +62,7 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     }));
     tokio::select! {
         result = &mut serving => return result,
+        () = crate::notify::watchdog() => {}
         () = end => {}
     }
     tracing::info!("ending; pods keep running");
@@ -82,7 +84,10 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
 
 /// What is in use stays: pods outlive the daemon.
 fn drop_empty_cgroups(parent: &str) {
-    for directory in compile_cgroup(parent).unwrap_or_default() {
+    for directory in compile_leaf(parent)
+        .map(|leaf| leaf.dirs())
+        .unwrap_or_default()
+    {
         let _ = std::fs::remove_dir(&directory);
         let _ = directory.parent().map(std::fs::remove_dir);
     }
@@ -177,11 +182,7 @@ fn network_mode(config: &Config, state: &Path) -> anyhow::Result<Mode> {
 /// Compilers share one cgroup beside the pods': a hostile module takes memory and time
 /// from its own pull only. A large module (49 MB) needs 0.9 GB.
 fn compile_cgroup(parent: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let cgroups = criw_sandbox::host::cgroup::Cgroups::detect(Path::new("/sys/fs/cgroup"))
-        .context("look at the cgroup hierarchies")?;
-    let leaf = cgroups
-        .leaf(parent, "compile")
-        .context("name the compilers' cgroup")?;
+    let leaf = compile_leaf(parent)?;
     leaf.create(&criw_sandbox::model::Resources {
         memory_limit: COMPILE_MEMORY,
         cpu_shares: COMPILE_SHARES,
@@ -189,6 +190,13 @@ fn compile_cgroup(parent: &str) -> anyhow::Result<Vec<PathBuf>> {
     })
     .context("make the compilers' cgroup")?;
     Ok(leaf.dirs())
+}
+
+fn compile_leaf(parent: &str) -> anyhow::Result<Leaf> {
+    Cgroups::detect(Path::new("/sys/fs/cgroup"))
+        .context("look at the cgroup hierarchies")?
+        .leaf(parent, "compile")
+        .context("name the compilers' cgroup")
 }
 
 fn cgroup_parent(config: &Config) -> String {
