@@ -58,6 +58,7 @@ daemon: ## criw, runc's shim and the test tools
 	$(PUT) $(TARGET)/release/criw-bench $(BIN)/criw-bench
 	$(PUT) $(TARGET)/release/criw-critest $(TOOLS)/criw-critest
 	$(PUT) $(TARGET)/release/push-image $(TOOLS)/push-image
+	$(PUT) $(TARGET)/release/componentize $(TOOLS)/componentize
 
 .PHONY: shims
 shims: static compiler ## the Wasmtime shim, its compiler, the pod init
@@ -79,8 +80,8 @@ compiler:
 	$(PUT) $(COMPILER)/release/criw-compile $(LIBEXEC)/criw-compile
 
 .PHONY: guests
-guests: ## the C guests of the tests and the demo
-	tests/guests/build.sh $(GUESTS)
+guests: daemon ## the C guests of the tests and the demo
+	tests/guests/build.sh $(GUESTS) $(TOOLS)/componentize
 
 .PHONY: crictl
 crictl: ## crictl of the pinned cri-tools
@@ -162,6 +163,10 @@ critest: deps build critest-bin ## the conformance suite of cri-tools, compared 
 .PHONY: bench
 bench: deps build ## figures of the main steps, p50 and p99
 	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench
+
+.PHONY: bench-http
+bench-http: deps build ## a component that serves HTTP beside a native server
+	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench-http
 
 # The daemon looks for its shims in /usr/libexec/criw; with another PREFIX it has to be told.
 .PHONY: install

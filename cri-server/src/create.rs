@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use criw_engines::spec::WasmSection;
+use criw_engines::spec::{HttpSection, WasmSection};
 use criw_image_service::{CompileError, Image, ImageId, Kind, Prepared, Want};
 use criw_proto::v1 as cri;
 use criw_sandbox::host::rootview::RootView;
@@ -245,6 +245,10 @@ async fn plan(
                 memory_limit: u64::try_from(limits.memory_limit).ok().filter(|n| *n > 0),
                 memory_grow_fails: wishes.memory_grow_fails,
                 stop: wishes.stop,
+                http: HttpSection {
+                    cpus: cpus(limits.cpu_quota, limits.cpu_period),
+                    ..wishes.http
+                },
                 start_error,
             };
             let engine = route.wasm_engine().to_owned();
@@ -312,6 +316,15 @@ async fn plan(
         },
         code,
     })
+}
+
+/// CPUs of a limit, rounded up; `None` without one.
+fn cpus(quota: i64, period: i64) -> Option<u32> {
+    let (quota, period) = (u64::try_from(quota).ok()?, u64::try_from(period).ok()?);
+    if quota == 0 || period == 0 {
+        return None;
+    }
+    u32::try_from(quota.div_ceil(period)).ok()
 }
 
 struct UserFiles {

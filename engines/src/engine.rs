@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::drain::Drain;
 use crate::protocol::ExitReason;
 use crate::spec::Spec;
 use crate::stdio::Stdio;
@@ -23,6 +24,12 @@ pub trait Program: Send {
     /// the guest's thread, locked up. No guest code may run here.
     fn settle(&mut self, surroundings: Surroundings) -> Result<(), String>;
 
+    /// Whether it knows what to do with [`Surroundings::drain`]; the stop signal ends
+    /// others at once.
+    fn drains(&self) -> bool {
+        false
+    }
+
     /// Instantiates, calls `started` when that worked, and runs to the end.
     fn run(self: Box<Self>, started: &dyn Fn()) -> Outcome;
 }
@@ -35,6 +42,8 @@ pub struct Surroundings {
     /// Bound sockets in the order of `WasmSection.listen`; the control thread shuts
     /// them down when the guest shall drain.
     pub listeners: Arc<Vec<TcpListener>>,
+    /// Tells a program that [`Program::drains`] to do so.
+    pub drain: Arc<Drain>,
 }
 
 /// How a guest ended.

@@ -13,6 +13,7 @@
 //!                 descriptors, signal   what came with Create; what a signal becomes
 //!                 jail     the order of locking up: root, privileges, seccomp
 //!                 engine, guest   what an engine is; the thread that it runs on
+//!                 drain    the word to finish and end
 //!                 log, stdio   CRI log lines; the guest's standard streams
 //!   both          sys      the few system calls that need `unsafe`
 //! ```
@@ -20,6 +21,7 @@
 pub mod birth;
 pub mod client;
 pub mod descriptors;
+pub mod drain;
 pub mod engine;
 mod guest;
 pub mod jail;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::descriptors::Descriptors;
+use crate::drain::{Drain, Order};
 use crate::engine::{Engine, Outcome, Surroundings};
 use crate::guest::Guest;
 use crate::jail;
@@ -31,6 +32,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the end waits for a writer that is stuck in the kernel.
 const FINISH_LIMIT: Duration = Duration::from_millis(200);
+
+/// How long before the end of the grace a guest that drains gives up.
+const DRAIN_MARGIN: Duration = Duration::from_millis(500);
 
 /// Exit code of a shim with a bug, as abort() would have it; there is no exit record.
 const PANICKED: u8 = 134;
@@ -193,6 +197,9 @@ struct Container {
     stdout: Output,
     stderr: Output,
     listeners: Arc<Vec<TcpListener>>,
+    drain: Arc<Drain>,
+    /// The guest can drain, by its listeners or by itself.
+    drains: bool,
     stop: StopMode,
 }
 
@@ -220,9 +227,12 @@ fn create(
     let (program, listeners) = listen(program, wasm);
     jail::enter_root(spec, &mut descriptors)?;
     jail::lock_up(process)?;
+    let drain = Arc::new(Drain::default());
+    let drains = !listeners.is_empty() || program.as_ref().is_ok_and(|program| program.drains());
     let surroundings = Surroundings {
         stdio,
         listeners: Arc::clone(&listeners),
+        drain: Arc::clone(&drain),
     };
     let guest = Guest::spawn(program, surroundings)
         .map_err(|error| format!("start the guest's thread: {error}"))?;
@@ -232,6 +242,8 @@ fn create(
         stdout,
         stderr,
         listeners,
+        drain,
+        drains,
         stop: wasm.stop,
     })
 }
@@ -351,21 +363,22 @@ impl Control {
                 Ok(()) => Reply::Done,
                 Err(error) => failed(&format!("reopen log: {error}")),
             },
-            Request::Signal { signal, stop, .. } => {
-                let has_listeners = !self.container.listeners.is_empty();
-                match signal::decide(signal, stop, self.container.stop, has_listeners) {
-                    Action::Invalid => failed(&format!("there is no signal {signal}")),
-                    Action::Ignore => Reply::Done,
-                    Action::Drain => {
-                        self.drain();
-                        Reply::Done
-                    }
-                    Action::End => {
-                        let record = signal::ended_by(signal);
-                        self.end(record, Some((caller, Reply::Done)))
-                    }
+            Request::Signal {
+                signal,
+                stop,
+                grace_ms,
+            } => match signal::decide(signal, stop, self.container.stop, self.container.drains) {
+                Action::Invalid => failed(&format!("there is no signal {signal}")),
+                Action::Ignore => Reply::Done,
+                Action::Drain => {
+                    self.drain(signal, Duration::from_millis(grace_ms));
+                    Reply::Done
                 }
-            }
+                Action::End => {
+                    let record = signal::ended_by(signal);
+                    self.end(record, Some((caller, Reply::Done)))
+                }
+            },
         };
         self.server.reply(caller, &reply);
     }
@@ -379,7 +392,14 @@ impl Control {
     }
 
     /// A listener that is shut down wakes whoever waits in accept or poll.
-    fn drain(&mut self) {
+    fn drain(&mut self, signal: i32, grace: Duration) {
+        // A little earlier, so that the end is told and not cut off by SIGKILL.
+        let margin = (grace / 10).min(DRAIN_MARGIN);
+        let now = Instant::now();
+        self.container.drain.begin(Order {
+            signal,
+            until: now.checked_add(grace - margin).unwrap_or(now),
+        });
         if !std::mem::replace(&mut self.draining, true) {
             for listener in self.container.listeners.iter() {
                 let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);

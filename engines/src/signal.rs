@@ -2,8 +2,8 @@
 //!
 //! | signal | guest | becomes |
 //! |---|---|---|
-//! | stop, mode `auto` | has listeners | close them, wait for the guest (`Drain`) |
-//! | stop, mode `auto` | has none | end with 128+n |
+//! | stop, mode `auto` | can drain (has listeners, or serves HTTP) | close listeners, wait for the guest (`Drain`) |
+//! | stop, mode `auto` | cannot | end with 128+n |
 //! | stop, mode `now` | any | end with 128+n |
 //! | stop, mode `drain` | any | close listeners, wait for the guest |
 //! | stop, mode `grace` | any | nothing, the guest has the grace |
@@ -42,7 +42,7 @@ const IGNORED: [i32; 9] = [
 ];
 
 /// Decides by signal, its purpose, and what the guest is.
-pub fn decide(signal: i32, stop: bool, mode: StopMode, has_listeners: bool) -> Action {
+pub fn decide(signal: i32, stop: bool, mode: StopMode, drains: bool) -> Action {
     if !(0..=LAST).contains(&signal) {
         return Action::Invalid;
     }
@@ -51,7 +51,7 @@ pub fn decide(signal: i32, stop: bool, mode: StopMode, has_listeners: bool) -> A
     }
     if stop {
         return match mode {
-            StopMode::Auto if has_listeners => Action::Drain,
+            StopMode::Auto if drains => Action::Drain,
             StopMode::Auto | StopMode::Now => Action::End,
             StopMode::Drain => Action::Drain,
             StopMode::Grace => Action::Ignore,

@@ -61,8 +61,37 @@ pub struct WasmSection {
     pub memory_grow_fails: bool,
     /// What the stop signal does.
     pub stop: StopMode,
+    /// Bounds of a component that serves HTTP. Left out when empty, so that an older
+    /// shim understands the rest.
+    #[serde(skip_serializing_if = "HttpSection::is_empty")]
+    pub http: HttpSection,
     /// Set when there is no code to run (the compiler refused the module): told at Start.
     pub start_error: Option<String>,
+}
+
+/// Bounds of a component that serves HTTP (`criw.dev/http-*`); `None` is the engine's
+/// own bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpSection {
+    /// Milliseconds that a request may stand still: until its response begins, then
+    /// between any two pieces of its bodies.
+    pub request_timeout_ms: Option<u64>,
+    /// Connections at the same time.
+    pub max_connections: Option<u32>,
+    /// Requests inside the guest at the same time.
+    pub max_requests: Option<u32>,
+    /// Bytes of one request's body.
+    pub max_body: Option<u64>,
+    /// CPUs of the container's limit, rounded up.
+    pub cpus: Option<u32>,
+}
+
+impl HttpSection {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What the stop signal of a Wasm container does (`criw.dev/stop-mode`).

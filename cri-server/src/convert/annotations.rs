@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use criw_engines::spec::StopMode;
+use criw_engines::spec::{HttpSection, StopMode};
 use criw_sandbox::model::Map;
 
 use crate::error::{Invalid, invalid};
@@ -20,6 +20,8 @@ pub struct Wishes {
     pub stop: StopMode,
     /// `criw.dev/memory-grow: fail`
     pub memory_grow_fails: bool,
+    /// `criw.dev/http-*`; its `cpus` is not an annotation's.
+    pub http: HttpSection,
 }
 
 /// Addresses that one container may ask for.
@@ -64,11 +66,66 @@ pub fn wishes(name: &str, container: &Map, pod: &Map) -> Result<Wishes, Invalid>
             ));
         }
     };
+    let http = HttpSection {
+        request_timeout_ms: get("criw.dev/http-request-timeout")
+            .map(|text| milliseconds("criw.dev/http-request-timeout", text))
+            .transpose()?,
+        max_connections: number("criw.dev/http-max-connections", &get, MAX_CONNECTIONS)?,
+        max_requests: number("criw.dev/http-max-requests", &get, MAX_REQUESTS)?,
+        max_body: number("criw.dev/http-max-body", &get, u64::MAX)?,
+        cpus: None,
+    };
     Ok(Wishes {
         listen,
         stop,
         memory_grow_fails,
+        http,
     })
+}
+
+/// More than a process may have descriptors, and than has room in an address space.
+const MAX_CONNECTIONS: u32 = 1_000_000;
+const MAX_REQUESTS: u32 = 10_000;
+
+/// A day; a longer request has no use for a bound.
+const MAX_TIMEOUT_MS: u64 = 86_400_000;
+
+fn number<'a, N>(
+    key: &str,
+    get: &impl Fn(&str) -> Option<&'a str>,
+    max: N,
+) -> Result<Option<N>, Invalid>
+where
+    N: std::str::FromStr + PartialOrd + From<u8> + std::fmt::Display,
+{
+    let Some(text) = get(key) else {
+        return Ok(None);
+    };
+    match text.parse::<N>() {
+        Ok(number) if number >= N::from(1) && number <= max => Ok(Some(number)),
+        _ => invalid(format!(
+            "annotation {key} is {text:?}; it can be a number from 1 to {max}"
+        )),
+    }
+}
+
+/// `500ms`, `30s`, `5m`, `1h`, as durations are written in Kubernetes.
+fn milliseconds(key: &str, text: &str) -> Result<u64, Invalid> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let value = digits.parse::<u64>().ok();
+    match value.zip(unit).and_then(|(n, unit)| n.checked_mul(unit)) {
+        Some(ms) if (1..=MAX_TIMEOUT_MS).contains(&ms) => Ok(ms),
+        _ => invalid(format!(
+            "annotation {key} is {text:?}; it can be a time such as 500ms, 30s or 5m, at most 24h"
+        )),
+    }
 }
 
 fn address(text: &str) -> Result<String, Invalid> {
@@ -109,6 +166,10 @@ mod tests {
         let container = map(&[
             ("listen", " tcp://127.0.0.1:1, [::]:2,:3"),
             ("stop-mode", "drain"),
+            ("http-request-timeout", "2m"),
+            ("http-max-connections", "10"),
+            ("http-max-requests", "3"),
+            ("http-max-body", "1048576"),
         ]);
         let expected = Wishes {
             listen: ["127.0.0.1:1", "[::]:2", "0.0.0.0:3"]
@@ -116,6 +177,13 @@ mod tests {
                 .to_vec(),
             stop: StopMode::Drain,
             memory_grow_fails: true,
+            http: HttpSection {
+                request_timeout_ms: Some(120_000),
+                max_connections: Some(10),
+                max_requests: Some(3),
+                max_body: Some(1 << 20),
+                cpus: None,
+            },
         };
         assert_eq!(wishes("c", &container, &pod), Ok(expected));
         assert_eq!(wishes("c", &Map::new(), &Map::new()), Ok(Wishes::default()));
@@ -155,6 +223,14 @@ mod tests {
             ("listen", many.as_str()),
             ("stop-mode", "slow"),
             ("memory-grow", "yes"),
+            ("http-request-timeout", "5"),
+            ("http-request-timeout", "0s"),
+            ("http-request-timeout", "-1s"),
+            ("http-request-timeout", "25h"),
+            ("http-request-timeout", "s"),
+            ("http-max-connections", "0"),
+            ("http-max-requests", "10001"),
+            ("http-max-body", "1Mi"),
         ] {
             let error = wishes("c", &map(&[(key, value)]), &Map::new()).unwrap_err();
             assert!(error.0.contains(&format!("criw.dev/{key}")), "{error}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::container::skipped;
+use crate::container::{binary, skipped};
 
 /// A module with preview 1's `fd_write` and `proc_exit`, a page of memory, these
 /// data from address 1024 on, and `$print` (address, length) to standard output.
@@ -87,4 +87,10 @@ fn read(
             None
         }
     }
+}
+
+/// A component that `make guests` built.
+pub(crate) fn component(name: &str) -> Vec<u8> {
+    let build = binary("").join("../../guests");
+    std::fs::read(build.join(format!("{name}.component.wasm"))).unwrap()
 }

@@ -8,7 +8,9 @@
 mod container;
 mod ends;
 mod guests;
+mod http;
 mod isolation;
 mod network;
+mod outbound;
 mod output;
 mod speed;

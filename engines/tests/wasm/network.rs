@@ -20,7 +20,7 @@ const ADDRESS: &str = "127.0.0.1:80";
     unsafe_code,
     reason = "unshare without CLONE_FILES, on a fresh thread that ends"
 )]
-fn network() -> OwnedFd {
+pub(crate) fn network() -> OwnedFd {
     std::thread::spawn(|| {
         // SAFETY: descriptors stay shared, and the thread does nothing else.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
@@ -36,23 +36,28 @@ fn network() -> OwnedFd {
     .unwrap()
 }
 
+/// Does something inside the namespace; sockets made there stay there.
+pub(crate) fn inside<T: Send>(network: &OwnedFd, act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            rustix::thread::move_into_link_name_space(network.as_fd(), None).unwrap();
+            act()
+        });
+        done.join().unwrap()
+    })
+}
+
 /// Connects inside the namespace, says `words`, and reads to the end.
 fn talk(network: &OwnedFd, words: &str) -> std::io::Result<String> {
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                rustix::thread::move_into_link_name_space(network.as_fd(), None).unwrap();
-                let address: SocketAddr = ADDRESS.parse().unwrap();
-                let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
-                stream.set_read_timeout(Some(DEADLINE))?;
-                stream.write_all(words.as_bytes())?;
-                stream.shutdown(std::net::Shutdown::Write)?;
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer)?;
-                Ok(answer)
-            })
-            .join()
-            .unwrap()
+    inside(network, || {
+        let address: SocketAddr = ADDRESS.parse().unwrap();
+        let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.write_all(words.as_bytes())?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     })
 }
 
@@ -165,15 +170,8 @@ fn a_go_server_echoes() {
     };
     let (mut container, network) = serve(&module, ADDRESS);
     // One that says nothing does not hinder the next: the guest polls.
-    let silent = std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                rustix::thread::move_into_link_name_space(network.as_fd(), None).unwrap();
-                let address: SocketAddr = ADDRESS.parse().unwrap();
-                TcpStream::connect_timeout(&address, DEADLINE).unwrap()
-            })
-            .join()
-            .unwrap()
+    let silent = inside(&network, || {
+        TcpStream::connect_timeout(&ADDRESS.parse().unwrap(), DEADLINE).unwrap()
     });
     let words = "y".repeat(300_000);
     assert_eq!(talk(&network, &words).unwrap(), words);

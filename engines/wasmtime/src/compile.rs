@@ -6,10 +6,11 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 
+use wasmparser::{Parser, Payload};
 use wasmtime::Engine;
 
 use crate::failure::text;
-use crate::settings;
+use crate::settings::{self, Purpose};
 
 mod lockup;
 
@@ -30,7 +31,8 @@ pub fn run(mut words: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     match (words.next(), words.next()) {
         (None, None) => compile(),
         (Some(word), None) if word == "--fingerprint" => {
-            println!("{}", settings::fingerprint(&new_engine()?));
+            let (run, serve) = (new_engine(Purpose::Run)?, new_engine(Purpose::Serve)?);
+            println!("{}", settings::fingerprint([&run, &serve]));
             Ok(())
         }
         _ => Err(Failure::Internal(
@@ -39,20 +41,22 @@ pub fn run(mut words: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     }
 }
 
-fn new_engine() -> Result<Engine, Failure> {
-    settings::engine().map_err(|error| Failure::Internal(text(&error)))
+fn new_engine(purpose: Purpose) -> Result<Engine, Failure> {
+    settings::engine(purpose).map_err(|error| Failure::Internal(text(&error)))
 }
 
 fn compile() -> Result<(), Failure> {
     // Looks at the CPU, and at nothing that came from outside.
-    let engine = new_engine()?;
+    let (run, serve) = (new_engine(Purpose::Run)?, new_engine(Purpose::Serve)?);
     lockup::lock_up().map_err(Failure::Internal)?;
     let input = read()?;
     let module = to_binary(&input)?;
-    let code = if is_component(&module) {
-        engine.precompile_component(&module)
+    let code = if !is_component(&module) {
+        run.precompile_module(&module)
+    } else if serves(&module) {
+        serve.precompile_component(&module)
     } else {
-        engine.precompile_module(&module)
+        run.precompile_component(&module)
     };
     let code = code.map_err(|error| Failure::Invalid(text(&error)))?;
     let mut output = std::io::stdout().lock();
@@ -105,6 +109,28 @@ fn is_component(module: &[u8]) -> bool {
     module.get(6..8) == Some(&[1, 0])
 }
 
+/// Whether a component exports the handler of HTTP requests. What does not parse does
+/// not: compiling it says what is wrong.
+fn serves(component: &[u8]) -> bool {
+    // Components nest; only the exports of the outermost count.
+    let mut depth = 0usize;
+    for payload in Parser::new(0).parse_all(component) {
+        match payload {
+            Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
+            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
+            Ok(Payload::ComponentExportSection(exports)) if depth == 0 => {
+                let mut names = exports.into_iter().flatten().map(|export| export.name.name);
+                if names.any(|name| name.starts_with(settings::INCOMING_HANDLER)) {
+                    return true;
+                }
+            }
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +155,31 @@ mod tests {
                 }
                 (found, _) => panic!("{input:?}: {found:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn what_serves_is_told_by_the_outermost_exports() {
+        let handler = |version: &str| {
+            format!(
+                r#"(instance $i) (export "wasi:http/incoming-handler@{version}" (instance $i))"#
+            )
+        };
+        for (text, expected) in [
+            ("(component)".to_owned(), false),
+            (format!("(component {})", handler("0.2.0")), true),
+            (format!("(component {})", handler("0.2.6")), true),
+            (format!("(component {})", handler("0.3.0")), false),
+            (
+                format!("(component (core module) {})", handler("0.2.0")),
+                true,
+            ),
+            (
+                format!("(component (component {}))", handler("0.2.0")),
+                false,
+            ),
+        ] {
+            assert_eq!(serves(&wat::parse_str(&text).unwrap()), expected, "{text}");
         }
     }
 }

@@ -1,30 +1,18 @@
 //! A component of the world `wasi:cli/command` 0.2.
 
+use std::sync::Arc;
+
 use criw_engines::engine::{Outcome, Program, Surroundings};
 use criw_engines::spec::WasmSection;
-use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::component::Component;
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::failure;
+use crate::host::{self, State};
 use crate::limits::MemoryLimit;
+use crate::net::Net;
 use crate::world::{World, runtime};
-
-struct State {
-    wasi: WasiCtx,
-    table: ResourceTable,
-    memory: MemoryLimit,
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
-    }
-}
 
 /// A linked component that waits for "go".
 pub(crate) struct ComponentProgram {
@@ -42,10 +30,7 @@ impl ComponentProgram {
         wasm: &WasmSection,
         world: World,
     ) -> Result<Self, String> {
-        let mut linker = Linker::<State>::new(engine);
-        let linked = wasmtime_wasi::p2::add_to_linker_async(&mut linker)
-            .and_then(|()| linker.instantiate_pre(component))
-            .map_err(|error| format!("link: {}", failure::text(&error)))?;
+        let linked = host::link(engine, component)?;
         let linked = CommandPre::new(linked).map_err(|error| {
             format!(
                 "the component is no command (wasi:cli/command): {}",
@@ -65,19 +50,13 @@ impl ComponentProgram {
 impl Program for ComponentProgram {
     fn settle(&mut self, surroundings: Surroundings) -> Result<(), String> {
         let runtime = runtime()?;
+        let net = Arc::new(Net::new(&self.world, surroundings.stdio.stderr.clone()));
         let wasi = {
             let _inside = runtime.enter();
             self.world.builder(surroundings.stdio, 1)?.build()
         };
         let memory = self.memory.take().ok_or("settled twice")?;
-        let mut store = Store::new(
-            &self.engine,
-            State {
-                wasi,
-                table: ResourceTable::new(),
-                memory,
-            },
-        );
+        let mut store = Store::new(&self.engine, State::new(wasi, net, memory));
         store.limiter(|state| &mut state.memory);
         self.settled = Some((runtime, store));
         Ok(())

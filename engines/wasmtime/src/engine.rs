@@ -4,15 +4,18 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use criw_engines::engine::{Engine, Program};
-use criw_engines::spec::{EngineSection, Spec, WasmSection};
+use criw_engines::spec::{EngineSection, Role, Spec, WasmSection};
 use wasmtime::component::Component;
 use wasmtime::{Module, Precompiled};
 
 use crate::component::ComponentProgram;
 use crate::failure;
 use crate::module::ModuleProgram;
-use crate::settings;
+use crate::proxy::ProxyProgram;
+use crate::roots;
+use crate::settings::{self, Purpose};
 use crate::world::World;
+use crate::worlds;
 
 /// The engine of `criw-shim-wasmtime`.
 #[derive(Debug, Default)]
@@ -24,7 +27,7 @@ impl Engine for Wasmtime {
             return Err("the spec is not for a Wasm engine".to_owned());
         };
         open_randomness();
-        let engine = settings::engine().map_err(|error| failure::text(&error))?;
+        let engine = new_engine(Purpose::Run)?;
         let world = World::new(spec.oci.process().as_ref());
         let file = File::from(code);
         match kind(&file)? {
@@ -36,9 +39,24 @@ impl Engine for Wasmtime {
             }
             Precompiled::Component => {
                 refuse_module_settings(wasm)?;
-                let component = load_component(&engine, &file)?;
-                let program = ComponentProgram::link(&engine, &component, wasm, world)?;
-                Ok(Box::new(program))
+                let (engine, component) = load_component(engine, &file)?;
+                if worlds::uses_http(&engine, &component) {
+                    roots::open_randomness()?;
+                }
+                match worlds::of(&engine, &component)? {
+                    worlds::World::Command => {
+                        let program = ComponentProgram::link(&engine, &component, wasm, world)?;
+                        Ok(Box::new(program))
+                    }
+                    worlds::World::Proxy if spec.criw.role == Role::Exec => Err(
+                        "the component serves HTTP (wasi:http/proxy): it is a container's main program, not one to exec"
+                            .to_owned(),
+                    ),
+                    worlds::World::Proxy => {
+                        let program = ProxyProgram::link(&engine, &component, wasm, world)?;
+                        Ok(Box::new(program))
+                    }
+                }
             }
         }
     }
@@ -49,6 +67,10 @@ impl Engine for Wasmtime {
 /// /dev, so they do that now.
 fn open_randomness() {
     drop(wasmtime_wasi::thread_rng());
+}
+
+fn new_engine(purpose: Purpose) -> Result<wasmtime::Engine, String> {
+    settings::engine(purpose).map_err(|error| failure::text(&error))
 }
 
 fn kind(file: &File) -> Result<Precompiled, String> {
@@ -79,11 +101,27 @@ fn load_module(engine: &wasmtime::Engine, file: File) -> Result<Module, String> 
     unsafe { Module::deserialize_open_file(engine, file) }.map_err(|error| load(&error))
 }
 
+/// A component is compiled for one of the two purposes, and only its code knows which.
+fn load_component(
+    run: wasmtime::Engine,
+    file: &File,
+) -> Result<(wasmtime::Engine, Component), String> {
+    let first = match map_component(&run, file) {
+        Ok(component) => return Ok((run, component)),
+        Err(error) => error,
+    };
+    let serve = new_engine(Purpose::Serve)?;
+    match map_component(&serve, file) {
+        Ok(component) => Ok((serve, component)),
+        Err(_) => Err(first),
+    }
+}
+
 #[allow(
     unsafe_code,
     reason = "compiled code is trusted as it is: only our compiler writes the cache that the daemon opens"
 )]
-fn load_component(engine: &wasmtime::Engine, file: &File) -> Result<Component, String> {
+fn map_component(engine: &wasmtime::Engine, file: &File) -> Result<Component, String> {
     // SAFETY: as above.
     unsafe { Component::deserialize_file(engine, path_of(file)) }.map_err(|error| load(&error))
 }

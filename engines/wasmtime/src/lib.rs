@@ -7,24 +7,40 @@
 //!   module     WASI preview 1 command
 //!   overlay    what we answer ourselves of preview 1: output, exit codes, sockets
 //!   sockets    preopened TCP listeners of a preview 1 guest
+//!   worlds     which world a component is of
+//!   host       what components import
 //!   component  wasi:cli/command 0.2
-//!   world      argv, env, root and streams for both
+//!   proxy      wasi:http/proxy 0.2: the HTTP server
+//!   net        what instances share to reach others
+//!     outbound   wasi:http/outgoing-handler
+//!     roots      TLS and whom to trust
+//!     lookup     wasi:sockets/ip-name-lookup
+//!     resolver   names to addresses
+//!   world      argv, env, root and streams for all
 //!   limits     linear memory
 //!   compile    the main of criw-compile (feature `compiler`)
 //!   failure    an engine's error -> exit code, reason, text
 //! ```
 //!
-//! Guest names are never looked up: the static binary must not call `getaddrinfo`
-//! (it would load code from the image), so `wasi:sockets/ip-name-lookup` is denied.
+//! The static binary must not call `getaddrinfo`, which would load code from the
+//! image: `resolver` does all lookups.
 
 #[cfg(feature = "compiler")]
 pub mod compile;
 mod component;
 pub mod engine;
 mod failure;
+mod host;
 mod limits;
+mod lookup;
 mod module;
+mod net;
+mod outbound;
 mod overlay;
+mod proxy;
+mod resolver;
+mod roots;
 pub mod settings;
 mod sockets;
 mod world;
+mod worlds;

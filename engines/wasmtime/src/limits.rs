@@ -1,4 +1,7 @@
-//! The guest's limit on linear memory, all memories together.
+//! The guest's limit on linear memory, all memories (and instances) together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use wasmtime::{ResourceLimiter, Result};
 
@@ -11,7 +14,10 @@ pub(crate) struct MemoryLimit {
     limit: Option<u64>,
     /// Growth past the limit returns -1 to the guest instead of ending it.
     fails: bool,
-    used: u64,
+    /// Bytes of this store.
+    mine: u64,
+    /// Bytes of all stores.
+    used: Arc<AtomicU64>,
 }
 
 /// Growth past the limit, when it shall end the guest.
@@ -38,8 +44,35 @@ impl MemoryLimit {
         Self {
             limit,
             fails,
-            used: 0,
+            mine: 0,
+            used: Arc::default(),
         }
+    }
+
+    /// For one more store under the same limit.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            mine: 0,
+            used: Arc::clone(&self.used),
+            ..*self
+        }
+    }
+
+    /// Takes it if all together stay below the limit, else says what was wanted.
+    fn take(&mut self, more: u64) -> std::result::Result<(), u64> {
+        let wanted = self.used.fetch_add(more, Ordering::Relaxed) + more;
+        if self.limit.is_some_and(|limit| wanted > limit) {
+            self.used.fetch_sub(more, Ordering::Relaxed);
+            return Err(wanted);
+        }
+        self.mine += more;
+        Ok(())
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.mine, Ordering::Relaxed);
     }
 }
 
@@ -54,18 +87,9 @@ impl ResourceLimiter for MemoryLimit {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        let wanted = self.used + (desired - current) as u64;
-        match self.limit {
-            Some(limit) if wanted > limit => {
-                if self.fails {
-                    return Ok(false);
-                }
-                Err(OutOfMemory { wanted, limit }.into())
-            }
-            _ => {
-                self.used = wanted;
-                Ok(true)
-            }
+        match (self.take((desired - current) as u64), self.limit) {
+            (Err(wanted), Some(limit)) if !self.fails => Err(OutOfMemory { wanted, limit }.into()),
+            (taken, _) => Ok(taken.is_ok()),
         }
     }
 
@@ -123,5 +147,15 @@ mod tests {
                 .unwrap();
             assert_eq!(last, *expected, "{limit:?} {fails} {growths:?}");
         }
+    }
+
+    #[test]
+    fn stores_share_a_limit_and_give_back() {
+        let mut first = MemoryLimit::new(Some(100), true);
+        let mut second = first.share();
+        assert!(first.memory_growing(0, 60, None).unwrap());
+        assert!(!second.memory_growing(0, 60, None).unwrap());
+        drop(first);
+        assert!(second.memory_growing(0, 60, None).unwrap());
     }
 }

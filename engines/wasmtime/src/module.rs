@@ -109,7 +109,9 @@ fn unknown_imports(engine: &Engine, linker: &Linker<State>, module: &Module) -> 
 impl Program for ModuleProgram {
     fn settle(&mut self, surroundings: Surroundings) -> Result<(), String> {
         let runtime = runtime()?;
-        let Surroundings { stdio, listeners } = surroundings;
+        let Surroundings {
+            stdio, listeners, ..
+        } = surroundings;
         let outputs = (stdio.stdout.clone(), stdio.stderr.clone());
         let sockets = Sockets::new(&listeners)
             .map_err(|error| format!("hand listeners to the guest: {error}"))?;

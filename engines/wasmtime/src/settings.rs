@@ -1,5 +1,10 @@
 //! One engine configuration for the compiler that writes code and the shim that
 //! maps it. A difference makes loading fail with a text that names it.
+//!
+//! Components that serve HTTP are compiled with epochs: requests share threads, and a
+//! request that computes for ever must let the others run and can be given up. All
+//! other guests have a process to themselves, so for them the checks (3-280 % of a
+//! guest's speed, measured) would buy nothing.
 
 use wasmtime::{Config, Engine, Result};
 
@@ -9,34 +14,47 @@ const WASM_STACK: usize = 1 << 20;
 /// Bytes of the stack that guest and host functions share; only touched pages cost.
 const FIBER_STACK: usize = 4 << 20;
 
+/// What the code is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A guest that runs once: a command.
+    Run,
+    /// A guest that is instantiated for each request.
+    Serve,
+}
+
+/// Export of a component that serves HTTP, up to the version's patch number.
+pub const INCOMING_HANDLER: &str = "wasi:http/incoming-handler@0.2";
+
 /// The configuration.
-pub fn config() -> Config {
+pub fn config(purpose: Purpose) -> Config {
     let mut config = Config::new();
     config.max_wasm_stack(WASM_STACK);
     config.async_stack_size(FIBER_STACK);
     // Traps are found by frame pointers; unwind tables would only be registered
     // with libgcc at each start.
     config.native_unwind_info(false);
-    // A process per container makes both needless, and they cost guest speed.
-    config.epoch_interruption(false);
+    config.epoch_interruption(purpose == Purpose::Serve);
     config.consume_fuel(false);
     config
 }
 
 /// An engine with [`config`].
-pub fn engine() -> Result<Engine> {
-    Engine::new(&config())
+pub fn engine(purpose: Purpose) -> Result<Engine> {
+    Engine::new(&config(purpose))
 }
 
 /// Names the code that this compiler makes: entries of a cache with another
 /// fingerprint are not for this shim. It covers Wasmtime's version, all settings that
 /// change code, and the CPU features compiled for.
 #[cfg(feature = "compiler")]
-pub fn fingerprint(engine: &Engine) -> String {
+pub fn fingerprint(engines: [&Engine; 2]) -> String {
     use std::hash::{Hash, Hasher};
     // Its keys are fixed. Wasmtime's exact version is part of what is hashed.
     let mut hasher = std::hash::DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut hasher);
+    for engine in engines {
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+    }
     CPU_FEATURES
         .iter()
         .filter(|(_, present)| present())

@@ -53,6 +53,31 @@ impl World {
         stdio: Stdio,
         directories: usize,
     ) -> Result<WasiCtxBuilder, String> {
+        let mut builder = self.outputs(stdio.stdout, stdio.stderr);
+        if let Some(fd) = stdio.stdin {
+            set_stdin(&mut builder, fd)?;
+        }
+        for _ in 0..directories {
+            open_root(&mut builder)?;
+        }
+        Ok(builder)
+    }
+
+    /// For one request: no input, the outputs of all, and its number as `REQUEST_ID`.
+    pub(crate) fn for_request(
+        &self,
+        id: u64,
+        stdout: Output,
+        stderr: Output,
+    ) -> Result<WasiCtxBuilder, String> {
+        let mut builder = self.outputs(stdout, stderr);
+        builder.env("REQUEST_ID", id.to_string());
+        open_root(&mut builder)?;
+        Ok(builder)
+    }
+
+    /// All but the root and the input.
+    fn outputs(&self, stdout: Output, stderr: Output) -> WasiCtxBuilder {
         let mut builder = WasiCtxBuilder::new();
         builder
             .args(&self.args)
@@ -61,22 +86,36 @@ impl World {
             .inherit_network()
             .allow_tcp(true)
             .allow_udp(true)
+            // Never by wasmtime-wasi, which asks libc; see `lookup`.
             .allow_ip_name_lookup(false)
             // One guest, one thread: another thread for each file operation only costs.
             .allow_blocking_current_thread(true)
             .monotonic_clock(Monotonic)
-            .stdout(Stream(stdio.stdout))
-            .stderr(Stream(stdio.stderr));
-        if let Some(fd) = stdio.stdin {
-            set_stdin(&mut builder, fd)?;
-        }
-        for _ in 0..directories {
-            builder
-                .preopened_dir("/", "/", FsPerms::ReadWrite)
-                .map_err(|error| format!("open the guest's root: {error:#}"))?;
-        }
-        Ok(builder)
+            .stdout(Stream(stdout))
+            .stderr(Stream(stderr));
+        builder
     }
+
+    /// The value of a variable.
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
+        self.env
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Takes a variable that is meant for the engine away from the guest.
+    pub(crate) fn take_variable(&mut self, name: &str) -> Option<String> {
+        let index = self.env.iter().position(|(key, _)| key == name)?;
+        Some(self.env.remove(index).1)
+    }
+}
+
+fn open_root(builder: &mut WasiCtxBuilder) -> Result<(), String> {
+    builder
+        .preopened_dir("/", "/", FsPerms::ReadWrite)
+        .map(drop)
+        .map_err(|error| format!("open the guest's root: {error:#}"))
 }
 
 /// A pipe is waited for, everything else is read like a file.

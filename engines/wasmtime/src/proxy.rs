@@ -1,0 +1,116 @@
+//! A component of the world `wasi:http/proxy` 0.2: served on the pod's addresses, a
+//! fresh instance for each request.
+//!
+//! ```text
+//!   settings    address and bounds, from environment and spec
+//!   accept      listen, accept, refuse, drain
+//!   connection  HTTP/1.1 and HTTP/2 on one connection
+//!   server      a request -> an instance -> a response
+//!   exchange    what both sides of one request know: progress, failure; its bodies
+//!   ticker      lets requests that compute take turns
+//! ```
+//! Threads: the guest's thread accepts. With one CPU it also serves; with more, as many
+//! threads as CPUs do, made at the first connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use criw_engines::drain::Drain;
+use criw_engines::engine::{Outcome, Program, Surroundings};
+use criw_engines::spec::WasmSection;
+use tokio::runtime::Runtime;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use crate::failure;
+use crate::host::{self, State};
+use crate::limits::MemoryLimit;
+use crate::net::Net;
+use crate::world::{World, runtime};
+
+mod accept;
+mod connection;
+mod exchange;
+mod server;
+mod settings;
+mod ticker;
+
+use server::Server;
+use settings::Settings;
+
+/// A linked component that waits for "go".
+pub(crate) struct ProxyProgram {
+    engine: Engine,
+    linked: ProxyPre<State>,
+    world: World,
+    settings: Settings,
+    memory: MemoryLimit,
+    settled: Option<(Runtime, Arc<Server>, Arc<Drain>)>,
+}
+
+impl ProxyProgram {
+    pub(crate) fn link(
+        engine: &Engine,
+        component: &Component,
+        wasm: &WasmSection,
+        mut world: World,
+    ) -> Result<Self, String> {
+        let settings = Settings::new(&mut world, &wasm.http)?;
+        let linked = host::link(engine, component)?;
+        let linked = ProxyPre::new(linked)
+            .map_err(|error| format!("link wasi:http/proxy: {}", failure::text(&error)))?;
+        Ok(Self {
+            engine: engine.clone(),
+            linked,
+            world,
+            settings,
+            memory: MemoryLimit::new(wasm.memory_limit, wasm.memory_grow_fails),
+            settled: None,
+        })
+    }
+}
+
+impl Program for ProxyProgram {
+    fn settle(&mut self, surroundings: Surroundings) -> Result<(), String> {
+        let stdio = surroundings.stdio;
+        let server = Server {
+            engine: self.engine.clone(),
+            linked: self.linked.clone(),
+            net: Arc::new(Net::new(&self.world, stdio.stderr.clone())),
+            world: std::mem::take(&mut self.world),
+            outputs: (stdio.stdout, stdio.stderr),
+            memory: self.memory.share(),
+            settings: self.settings.clone(),
+            admission: server::Admission::new(&self.settings),
+            ticker: ticker::Ticker::default(),
+        };
+        self.settled = Some((runtime()?, Arc::new(server), surroundings.drain));
+        Ok(())
+    }
+
+    fn drains(&self) -> bool {
+        true
+    }
+
+    fn run(self: Box<Self>, started: &dyn Fn()) -> Outcome {
+        let Some((runtime, server, drain)) = self.settled else {
+            return Outcome::start_error("run before settle".to_owned());
+        };
+        let outcome = runtime.block_on(async {
+            // An instance that cannot be made would fail every request.
+            if let Err(outcome) = server.try_instance().await {
+                return outcome;
+            }
+            let listener = match accept::listen(&server.settings) {
+                Ok(listener) => listener,
+                Err(message) => return Outcome::start_error(message),
+            };
+            started();
+            accept::serve(listener, &server, &drain).await
+        });
+        // What did not finish in time is not waited for.
+        runtime.shutdown_timeout(Duration::ZERO);
+        outcome
+    }
+}

@@ -1,0 +1,173 @@
+//! One request and its response, as both sides know it: when a byte moved last, and
+//! whether the guest failed. The bodies of both directions report here.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use wasmtime_wasi_http::Error;
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::connection::Active;
+
+/// A response's body on its way to the client.
+pub(super) type ResponseBody = UnsyncBoxBody<Bytes, Error>;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    begin: Instant,
+    /// Milliseconds after `begin` at which a byte moved last.
+    moved: AtomicU64,
+    failed: AtomicBool,
+    timed_out: AtomicBool,
+}
+
+impl Exchange {
+    pub(super) fn new() -> Self {
+        Self {
+            begin: Instant::now(),
+            moved: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            timed_out: AtomicBool::new(false),
+        }
+    }
+
+    /// Something moved.
+    pub(super) fn note(&self) {
+        let now = self.begin.elapsed().as_millis() as u64;
+        self.moved.store(now, Ordering::Relaxed);
+    }
+
+    /// Returns when nothing has moved for so long.
+    pub(super) async fn stalled(&self, limit: Duration) {
+        loop {
+            let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+            let due = self.begin + moved + limit;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+
+    /// The guest ended badly: a response that is under way breaks off.
+    pub(super) fn fail(&self, timed_out: bool) {
+        self.timed_out.store(timed_out, Ordering::SeqCst);
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the guest ended badly.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    /// Whether the guest was given up because nothing moved.
+    pub(super) fn has_timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::SeqCst)
+    }
+}
+
+/// A request's body on its way to the guest.
+pub(super) struct RequestBody {
+    body: Incoming,
+    left: Option<u64>,
+    max: Option<u64>,
+    exchange: Arc<Exchange>,
+}
+
+impl RequestBody {
+    pub(super) fn new(body: Incoming, max: Option<u64>, exchange: Arc<Exchange>) -> Self {
+        Self {
+            body,
+            left: max,
+            max,
+            exchange,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.exchange.note();
+        if let (Some(left), Some(Ok(frame))) = (self.left, &frame) {
+            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+            match left.checked_sub(length) {
+                Some(left) => self.left = Some(left),
+                None => return Poll::Ready(Some(Err(Error::HttpRequestBodySize(self.max)))),
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Error::Hyper)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The guest's body, which must not look whole when the guest failed: dropping an
+/// instance ends its bodies as if they were finished.
+struct GuestBody {
+    body: HyperOutgoingBody,
+    exchange: Arc<Exchange>,
+    _active: Active,
+}
+
+/// A body that the guest writes. The connection is in use until it is dropped.
+pub(super) fn from_guest(
+    body: HyperOutgoingBody,
+    exchange: Arc<Exchange>,
+    active: Active,
+) -> ResponseBody {
+    let body = GuestBody {
+        body,
+        exchange,
+        _active: active,
+    };
+    body.boxed_unsync()
+}
+
+impl Body for GuestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.exchange.note();
+        if frame.is_none() && self.exchange.has_failed() {
+            let text = "the guest failed before its response was whole".to_owned();
+            return Poll::Ready(Some(Err(Error::InternalError(Some(text)))));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

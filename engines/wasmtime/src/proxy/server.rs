@@ -1,0 +1,356 @@
+//! A request becomes an instance, an instance gives a response.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use criw_engines::engine::Outcome;
+use criw_engines::stdio::Output;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::connection::Active;
+use super::exchange::{Exchange, RequestBody, ResponseBody, from_guest};
+use super::settings::Settings;
+use super::ticker::Ticker;
+use crate::failure;
+use crate::host::State;
+use crate::limits::MemoryLimit;
+use crate::net::Net;
+use crate::world::World;
+
+/// How long a request waits for a place inside the guest.
+const QUEUE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Requests that wait, for each place.
+const QUEUE_FACTOR: usize = 8;
+
+/// What all requests share.
+pub(crate) struct Server {
+    pub(super) engine: Engine,
+    pub(super) linked: ProxyPre<State>,
+    pub(super) world: World,
+    pub(super) outputs: (Output, Output),
+    pub(super) net: Arc<Net>,
+    pub(super) memory: MemoryLimit,
+    pub(super) settings: Settings,
+    pub(super) admission: Admission,
+    pub(super) ticker: Ticker,
+}
+
+/// Who may come in.
+pub(crate) struct Admission {
+    pub(super) connections: Arc<Semaphore>,
+    instances: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    max_waiting: usize,
+    next: AtomicU64,
+}
+
+impl Admission {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            connections: Arc::new(Semaphore::new(settings.max_connections)),
+            instances: Arc::new(Semaphore::new(settings.max_requests)),
+            waiting: AtomicUsize::new(0),
+            max_waiting: settings.max_requests.saturating_mul(QUEUE_FACTOR),
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// A place inside the guest, if one is free soon.
+    async fn instance(&self) -> Option<OwnedSemaphorePermit> {
+        let instances = Arc::clone(&self.instances);
+        if let Ok(permit) = Arc::clone(&instances).try_acquire_owned() {
+            return Some(permit);
+        }
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        // Dropped with the connection that waits.
+        let _waits = Waits(&self.waiting);
+        tokio::time::timeout(QUEUE_LIMIT, instances.acquire_owned())
+            .await
+            .ok()?
+            .ok()
+    }
+
+    /// Requests inside the guest.
+    pub(super) fn running(&self, settings: &Settings) -> usize {
+        settings.max_requests - self.instances.available_permits()
+    }
+
+    /// Waits until every connection is closed and every instance gone.
+    pub(super) async fn all_done(&self, settings: &Settings) {
+        for (semaphore, all) in [
+            (&self.connections, settings.max_connections),
+            (&self.instances, settings.max_requests),
+        ] {
+            // The number was given to the semaphore, so it fits.
+            let all = u32::try_from(all).unwrap_or(u32::MAX);
+            let _ = semaphore.acquire_many(all).await;
+        }
+    }
+}
+
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type Head = oneshot::Sender<Result<Response<HyperOutgoingBody>, ErrorCode>>;
+
+impl Server {
+    /// Whether the component can be instantiated at all.
+    pub(super) async fn try_instance(&self) -> Result<(), Outcome> {
+        let mut store = self.store(0).map_err(Outcome::start_error)?;
+        let _busy = self.ticker.enter(&self.engine);
+        let limit = self.settings.timeout;
+        match tokio::time::timeout(limit, self.linked.instantiate_async(&mut store)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(failure::while_starting(&error)),
+            Err(_) => Err(Outcome::start_error(format!(
+                "instantiate: not done within {limit:?}"
+            ))),
+        }
+    }
+
+    fn store(&self, id: u64) -> Result<Store<State>, String> {
+        let (stdout, stderr) = self.outputs.clone();
+        let wasi = self.world.for_request(id, stdout, stderr)?.build();
+        let state = State::new(wasi, Arc::clone(&self.net), self.memory.share());
+        let mut store = Store::new(&self.engine, state);
+        store.limiter(|state| &mut state.memory);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        Ok(store)
+    }
+
+    /// One request, from its head to the response's head. Never fails.
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        active: Active,
+    ) -> Response<ResponseBody> {
+        if let Some((status, text)) = refuse(&request, self.settings.max_body) {
+            return plain(status, text);
+        }
+        let Some(permit) = self.admission.instance().await else {
+            return unavailable();
+        };
+        let id = self.admission.next.fetch_add(1, Ordering::Relaxed);
+        let exchange = Arc::new(Exchange::new());
+        let (sender, receiver) = oneshot::channel();
+        let guest = Call {
+            server: Arc::clone(self),
+            id,
+            what: format!(
+                "request {id} ({} {})",
+                request.method(),
+                request.uri().path()
+            ),
+            exchange: Arc::clone(&exchange),
+        };
+        // A task of its own: a client that leaves does not stop the guest half-way.
+        tokio::spawn(async move {
+            guest.run(request, sender).await;
+            drop(permit);
+        });
+        match receiver.await {
+            // It failed right behind its head, of which nothing is sent yet.
+            Ok(Ok(_)) if exchange.has_failed() => {
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n")
+            }
+            Ok(Ok(response)) => {
+                exchange.note();
+                response.map(|body| from_guest(body, exchange, active))
+            }
+            Ok(Err(code)) => {
+                self.log(&format!(
+                    "request {id}: the guest answered with the error {code:?}"
+                ));
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n")
+            }
+            Err(_) if exchange.has_timed_out() => plain(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the guest did not answer in time\n",
+            ),
+            Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n"),
+        }
+    }
+
+    /// A line where `kubectl logs` shows it.
+    fn log(&self, line: &str) {
+        self.outputs
+            .1
+            .write(format!("{}\n", line.trim_end()).as_bytes());
+    }
+}
+
+/// One request inside the guest.
+struct Call {
+    server: Arc<Server>,
+    id: u64,
+    /// For the log.
+    what: String,
+    exchange: Arc<Exchange>,
+}
+
+impl Call {
+    async fn run(self, request: Request<Incoming>, head: Head) {
+        let Self { server, what, .. } = &self;
+        let mut store = match server.store(self.id) {
+            Ok(store) => store,
+            Err(text) => return server.log(&format!("{what}: {text}")),
+        };
+        let _busy = server.ticker.enter(&server.engine);
+        let limit = server.settings.timeout;
+        let result = tokio::select! {
+            result = self.call(&mut store, request, head) => Some(result),
+            () = self.exchange.stalled(limit) => None,
+        };
+        match result {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                self.exchange.fail(false);
+                server.log(&format!("{what}: {}", text(&error)));
+            }
+            None => {
+                self.exchange.fail(true);
+                server.log(&format!(
+                    "{what}: given up, because nothing moved for {limit:?}"
+                ));
+            }
+        }
+        // The store goes last: its end is what the client's side sees.
+        drop(store);
+    }
+
+    async fn call(
+        &self,
+        store: &mut Store<State>,
+        request: Request<Incoming>,
+        head: Head,
+    ) -> wasmtime::Result<()> {
+        let exchange = Arc::clone(&self.exchange);
+        let max = self.server.settings.max_body;
+        let request = request.map(|body| RequestBody::new(body, max, exchange));
+        let (request, out) = {
+            let mut http = store.data_mut().http();
+            (
+                http.new_incoming_request(Scheme::Http, request)?,
+                http.new_response_outparam(head)?,
+            )
+        };
+        let proxy = self.server.linked.instantiate_async(&mut *store).await?;
+        proxy
+            .wasi_http_incoming_handler()
+            .call_handle(store, request, out)
+            .await
+    }
+}
+
+/// An error of the guest for the log.
+fn text(error: &wasmtime::Error) -> String {
+    match error.downcast_ref::<I32Exit>() {
+        Some(I32Exit(code)) => format!("the guest called exit({code})"),
+        None => failure::text(error),
+    }
+}
+
+/// Requests that no guest has to see.
+fn refuse<B>(request: &Request<B>, max_body: Option<u64>) -> Option<(StatusCode, &'static str)> {
+    if request.method() == Method::CONNECT {
+        return Some((StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported\n"));
+    }
+    let host = request.headers().get(header::HOST);
+    let has_host = match (request.uri().authority(), host) {
+        (Some(_), _) => true,
+        (None, Some(host)) => host.to_str().is_ok_and(|host| !host.is_empty()),
+        (None, None) => false,
+    };
+    if !has_host {
+        return Some((StatusCode::BAD_REQUEST, "the request names no host\n"));
+    }
+    let length = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match (length, max_body) {
+        (Some(length), Some(max)) if length > max => Some((
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the request's body is too large\n",
+        )),
+        _ => None,
+    }
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
+    let body = Full::new(text.into()).map_err(|never| match never {});
+    let mut response = Response::new(body.boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+fn unavailable() -> Response<ResponseBody> {
+    let mut response = plain(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too many requests at the same time\n",
+    );
+    let soon = header::HeaderValue::from_static("1");
+    response.headers_mut().insert(header::RETRY_AFTER, soon);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_guest_has_to_see_is_refused() {
+        let request = |method: Method, uri: &str, headers: &[(&str, &str)]| {
+            let mut request = Request::builder().method(method).uri(uri);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            request.body(()).unwrap()
+        };
+        let host = ("host", "a");
+        for (request, max, expected) in [
+            (request(Method::GET, "/", &[host]), None, None),
+            (request(Method::GET, "http://a/", &[]), None, None),
+            (request(Method::GET, "/", &[]), None, Some(400)),
+            (request(Method::GET, "/", &[("host", "")]), None, Some(400)),
+            (request(Method::CONNECT, "a:1", &[host]), None, Some(501)),
+            (
+                request(Method::POST, "/", &[host, ("content-length", "11")]),
+                Some(10),
+                Some(413),
+            ),
+            (
+                request(Method::POST, "/", &[host, ("content-length", "10")]),
+                Some(10),
+                None,
+            ),
+        ] {
+            let found = refuse(&request, max).map(|(status, _)| status.as_u16());
+            assert_eq!(found, expected, "{request:?}");
+        }
+    }
+}

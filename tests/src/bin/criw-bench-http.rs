@@ -1,0 +1,262 @@
+//! `make bench-http`: requests a second and latencies of a component that answers
+//! "hello", beside a native hyper server that answers the same. Both run in the same
+//! pod's network on CPU 0 with one thread; the clients are on the other CPUs. Rounds
+//! alternate, so that both see the same machine.
+//!
+//! usage: criw-bench-http [--rounds 10] [--seconds 2] [--clients 8]
+
+use std::convert::Infallible;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use criw_proto::v1::*;
+use criw_tests::machine::Machine;
+use criw_tests::{images, plan, wait};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustix::process::Pid;
+use rustix::thread::CpuSet;
+
+const NATIVE_PORT: u16 = 9000;
+
+struct Options {
+    rounds: usize,
+    time: Duration,
+    clients: usize,
+}
+
+fn main() -> ExitCode {
+    let first = std::env::args().nth(1);
+    let done = match first.as_deref() {
+        Some("native") => native(),
+        _ => options().and_then(|options| bench(&options)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("criw-bench-http: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options() -> Result<Options> {
+    let mut options = Options {
+        rounds: 10,
+        time: Duration::from_secs(2),
+        clients: 8,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let value = args
+            .next()
+            .with_context(|| format!("{arg} needs a value"))?;
+        let number: usize = value.parse().with_context(|| arg.clone())?;
+        match &*arg {
+            "--rounds" => options.rounds = number,
+            "--seconds" => options.time = Duration::from_secs(number as u64),
+            "--clients" => options.clients = number,
+            _ => bail!("usage: criw-bench-http [--rounds 10] [--seconds 2] [--clients 8]"),
+        }
+    }
+    Ok(options)
+}
+
+/// The peer: one thread, as plain as hyper's own example. Ends with its parent.
+fn native() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let address: SocketAddr = ([0, 0, 0, 0], NATIVE_PORT).into();
+        let listener = tokio::net::TcpListener::bind(address).await?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            tokio::spawn(async move {
+                let service = service_fn(async |_: Request<Incoming>| {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello\n"))))
+                });
+                let builder = hyper::server::conn::http1::Builder::new();
+                let _ = builder
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    })
+}
+
+/// The native server in the network namespace of a process; killed when dropped.
+struct Native(Child);
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn bench(options: &Options) -> Result<()> {
+    let cpus = rustix::thread::sched_getaffinity(None)?.count();
+    ensure!(
+        cpus >= 2,
+        "one CPU for the servers and one for the clients are needed"
+    );
+    let machine = Machine::new()?;
+    let image = machine.provide("hello:1", &images::wasm("hello.component")?)?;
+    let pod = machine.pod("bench")?;
+    let mut config = plan::container("hello", &image);
+    // One CPU is one thread.
+    config.linux = Some(LinuxContainerConfig {
+        resources: Some(LinuxContainerResources {
+            cpu_quota: 100_000,
+            cpu_period: 100_000,
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    let id = machine.run(&pod, config)?;
+    let shim = machine.pid(&id)?;
+    pin(shim, 0)?;
+    let program = std::env::current_exe()?;
+    let native = machine
+        .world
+        .command("nsenter")
+        .arg(format!("--net=/proc/{shim}/ns/net"))
+        .arg(program)
+        .arg("native")
+        .stdin(Stdio::null())
+        .spawn()
+        .context("start the native server")?;
+    let native = Native(native);
+    pin(native.0.id() as i32, 0)?;
+    let ip = machine.pod_ip(&pod.id)?;
+    let (ours, theirs): (SocketAddr, SocketAddr) = ((ip, 8080).into(), (ip, NATIVE_PORT).into());
+    let run = |address| machine.world.enter(|| round(address, options));
+    for address in [ours, theirs] {
+        wait::until("the server to answer", wait::PATIENCE, || {
+            machine
+                .world
+                .enter(|| ask(&mut connect(address)?).map(drop))
+                .ok()
+        })?;
+        run(address)?;
+    }
+    let (mut component, mut hyper) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        component.extend(run(ours)?);
+        hyper.extend(run(theirs)?);
+    }
+    println!(
+        "{} clients, {} rounds of {:?}, one server thread on CPU 0",
+        options.clients, options.rounds, options.time
+    );
+    report("component", &mut component, options);
+    report("native hyper", &mut hyper, options);
+    drop(native);
+    machine.remove_pod(&pod.id)?;
+    Ok(())
+}
+
+fn report(what: &str, all: &mut [Duration], options: &Options) {
+    all.sort_unstable();
+    let at = |percent: usize| all[(all.len() - 1) * percent / 100];
+    let seconds = options.time.as_secs_f64() * options.rounds as f64;
+    println!(
+        "{what:>14}: {:>7.0} requests/s, p50 {:?}, p99 {:?}, n = {}",
+        all.len() as f64 / seconds,
+        at(50),
+        at(99),
+        all.len()
+    );
+}
+
+/// All threads of a process.
+fn pin(pid: i32, cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = entry?.file_name().to_string_lossy().parse()?;
+        rustix::thread::sched_setaffinity(Pid::from_raw(thread), &set)?;
+    }
+    Ok(())
+}
+
+/// Closed loop: each client asks again as soon as it is answered.
+fn round(address: SocketAddr, options: &Options) -> Result<Vec<Duration>> {
+    let clients: Vec<_> = (0..options.clients)
+        .map(|_| {
+            let time = options.time;
+            std::thread::spawn(move || client(address, time))
+        })
+        .collect();
+    let mut all = Vec::new();
+    for client in clients {
+        match client.join() {
+            Ok(times) => all.extend(times?),
+            Err(_) => bail!("a client panicked"),
+        }
+    }
+    Ok(all)
+}
+
+fn connect(address: SocketAddr) -> Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    Ok(BufReader::new(stream))
+}
+
+fn client(address: SocketAddr, time: Duration) -> Result<Vec<Duration>> {
+    let cpus = rustix::thread::sched_getaffinity(None)?;
+    let mut others = CpuSet::new();
+    (1..CpuSet::MAX_CPU)
+        .filter(|cpu| cpus.is_set(*cpu))
+        .for_each(|cpu| others.set(cpu));
+    rustix::thread::sched_setaffinity(None, &others)?;
+    let mut stream = connect(address)?;
+    let mut times = Vec::new();
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        times.push(ask(&mut stream)?);
+    }
+    Ok(times)
+}
+
+/// One request and its whole answer.
+fn ask(stream: &mut BufReader<TcpStream>) -> Result<Duration> {
+    let begin = Instant::now();
+    stream
+        .get_mut()
+        .write_all(b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n")?;
+    let mut length = None;
+    let mut line = String::new();
+    loop {
+        line.clear();
+        stream.read_line(&mut line)?;
+        match line.trim_end() {
+            "" => break,
+            head if head.starts_with("HTTP/1.1 ") => ensure!(head.contains("200"), "{head}"),
+            field => {
+                if let Some(text) = field.strip_prefix("content-length: ") {
+                    length = Some(text.parse::<usize>()?);
+                }
+            }
+        }
+    }
+    // Without a length it is one chunk, "6\r\nhello\n\r\n0\r\n\r\n".
+    let expected = length.unwrap_or(16);
+    let mut body = vec![0; expected];
+    stream.read_exact(&mut body)?;
+    ensure!(
+        body.windows(5).any(|part| part == b"hello"),
+        "{body:?} is no hello"
+    );
+    Ok(begin.elapsed())
+}
