@@ -362,6 +362,27 @@ mod tests {
     }
 
     #[test]
+    fn the_example_names_every_key_with_its_default() {
+        let example = include_str!("../../systemd/config.toml");
+        assert_eq!(merge(&texts(&[example])).unwrap(), Config::default());
+        let keys = |text: &str| {
+            let table: toml::Table = text.parse().unwrap();
+            let mut keys: Vec<String> = Vec::new();
+            for (name, value) in table {
+                match value {
+                    toml::Value::Table(table) => {
+                        keys.extend(table.keys().map(|key| format!("{name}.{key}")));
+                    }
+                    _ => keys.push(name),
+                }
+            }
+            keys.sort();
+            keys
+        };
+        assert_eq!(keys(example), keys(&Config::default_text()));
+    }
+
+    #[test]
     fn later_files_win_key_by_key() {
         let config = merge(&texts(&[
             "socket = '/a'\n[cni]\nconf_dir = '/conf'\n[handlers.x]\nengine = 'wasmedge'",
