@@ -84,12 +84,11 @@ fn number(value: u64) -> Option<cri::UInt64Value> {
     Some(cri::UInt64Value { value })
 }
 
-fn cpu(timestamp: i64, usage: &CgroupUsage) -> cri::CpuUsage {
+fn cpu(timestamp: i64, usage: &CgroupUsage, rate: Option<u64>) -> cri::CpuUsage {
     cri::CpuUsage {
         timestamp,
         usage_core_nano_seconds: number(usage.cpu_usage_ns),
-        // The kubelet computes the rate from two samples.
-        usage_nano_cores: None,
+        usage_nano_cores: rate.and_then(number),
         psi: None,
     }
 }
@@ -121,7 +120,7 @@ fn container_message(
             labels: labels_map(&container.spec.labels),
             annotations: labels_map(&container.spec.annotations),
         }),
-        cpu: Some(cpu(timestamp, &stats.cgroup)),
+        cpu: Some(cpu(timestamp, &stats.cgroup, stats.cpu_rate)),
         memory: Some(memory(timestamp, &stats.cgroup, stats.memory_available())),
         writable_layer: Some(cri::FilesystemUsage {
             timestamp,
@@ -154,7 +153,7 @@ fn pod_message(
             annotations: labels_map(&pod.spec.annotations),
         }),
         linux: Some(cri::LinuxPodSandboxStats {
-            cpu: Some(cpu(timestamp, &stats.cgroup)),
+            cpu: Some(cpu(timestamp, &stats.cgroup, stats.cpu_rate)),
             memory: Some(memory(timestamp, &stats.cgroup, stats.memory_available())),
             network: network(timestamp, &stats.network),
             process: Some(cri::ProcessUsage {
@@ -227,17 +226,19 @@ mod tests {
             let stats = ContainerStats {
                 timestamp: 5,
                 cgroup: usage.clone(),
+                cpu_rate: None,
                 writable_layer: Default::default(),
             };
             let message = memory(5, &usage, stats.memory_available());
             assert_eq!(message.available_bytes.map(|n| n.value), available);
             assert_eq!(message.working_set_bytes.map(|n| n.value), Some(30));
             assert_eq!(message.usage_bytes.map(|n| n.value), Some(40));
-            let cpu = cpu(5, &usage);
+            let cpu = cpu(5, &usage, Some(3));
             assert_eq!(
                 (cpu.timestamp, cpu.usage_core_nano_seconds.map(|n| n.value)),
                 (5, Some(9))
             );
+            assert_eq!(cpu.usage_nano_cores.map(|n| n.value), Some(3));
         }
     }
 

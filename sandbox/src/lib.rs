@@ -3,6 +3,7 @@
 //! Must not know: CRI messages, registries, image formats, what Wasm is.
 
 pub mod container_state;
+mod cpu_rate;
 pub mod error;
 pub mod fault;
 pub mod host;

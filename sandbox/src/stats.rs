@@ -10,6 +10,7 @@ use criw_net::InterfaceCounters;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::cpu_rate::CpuRate;
 use crate::error::{Error, Result};
 use crate::host::cgroup::{CgroupUsage, Leaf};
 
@@ -20,17 +21,22 @@ pub struct ContainerStats {
     pub timestamp: i64,
     /// CPU and memory.
     pub cgroup: CgroupUsage,
+    /// Nanoseconds of CPU time per second, lately; `None` until it was asked twice.
+    pub cpu_rate: Option<u64>,
     /// Files that it wrote into its root.
     pub writable_layer: LayerUsage,
 }
 
-/// Usage of a pod: the sum of its containers, and its network.
+/// Usage of a pod and its network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodStats {
     /// When it was read, nanoseconds since the epoch.
     pub timestamp: i64,
-    /// CPU and memory; `processes` counts those of all containers.
+    /// CPU and memory: of the pod's own cgroup when it has one, else the sum of its
+    /// running containers. `processes` counts those of all containers.
     pub cgroup: CgroupUsage,
+    /// As for a container.
+    pub cpu_rate: Option<u64>,
     /// Every interface with its counters; empty with the node's network.
     pub network: Vec<InterfaceCounters>,
 }
@@ -76,17 +82,24 @@ fn available(usage: &CgroupUsage) -> Option<u64> {
 ///
 /// # Errors
 /// `NotFound` when its leaf is gone: it ended meanwhile.
-pub fn container(leaf: &Leaf, layer: &Layer) -> Result<ContainerStats> {
+pub(crate) fn container(leaf: &Leaf, rate: &CpuRate, layer: &Layer) -> Result<ContainerStats> {
+    let cgroup = leaf.usage()?;
     Ok(ContainerStats {
         timestamp: now(),
-        cgroup: leaf.usage()?,
+        cpu_rate: rate.look(cgroup.cpu_usage_ns),
+        cgroup,
         writable_layer: layer.usage()?,
     })
 }
 
 /// Reads the usage of a pod with these containers; those that are gone meanwhile
-/// are left out.
-pub fn pod(leaves: &[Leaf], netns: Option<BorrowedFd<'_>>) -> Result<PodStats> {
+/// are left out. `own` is the pod's cgroup: its counters do not fall when a container ends.
+pub(crate) fn pod(
+    own: Option<&Leaf>,
+    leaves: &[Leaf],
+    rate: &CpuRate,
+    netns: Option<BorrowedFd<'_>>,
+) -> Result<PodStats> {
     let mut usages = Vec::with_capacity(leaves.len());
     for leaf in leaves {
         match leaf.usage() {
@@ -100,11 +113,29 @@ pub fn pod(leaves: &[Leaf], netns: Option<BorrowedFd<'_>>) -> Result<PodStats> {
             .map_err(|error| Error::node("read the interfaces of a pod", error))?,
         None => Vec::new(),
     };
+    let containers = sum(&usages);
+    let cgroup = match own.map(Leaf::usage) {
+        Some(Ok(usage)) => CgroupUsage {
+            processes: containers.processes,
+            ..usage
+        },
+        None | Some(Err(Error::NotFound(_))) => containers,
+        Some(Err(error)) => return Err(error),
+    };
     Ok(PodStats {
         timestamp: now(),
-        cgroup: sum(&usages),
+        cpu_rate: rate.look(cgroup.cpu_usage_ns),
+        cgroup,
         network,
     })
+}
+
+/// The parent that the kubelet made for this pod alone, as parent and name. Others than
+/// the kubelet give many pods one parent.
+pub(crate) fn own_group<'a>(cgroup_parent: &'a str, pod_uid: &str) -> Option<(&'a str, &'a str)> {
+    let (parent, name) = cgroup_parent.trim_end_matches('/').rsplit_once('/')?;
+    let own = !pod_uid.is_empty() && name.strip_prefix("pod") == Some(pod_uid);
+    own.then_some((parent, name))
 }
 
 fn now() -> i64 {
@@ -229,6 +260,24 @@ mod tests {
         fs::write(upper.join("later"), "x").unwrap();
         assert_eq!(layer.usage().unwrap(), usage, "walked again at once");
         assert_eq!(measure(&upper).unwrap().inodes, 5);
+    }
+
+    #[test]
+    fn only_a_parent_with_the_pods_uid_is_the_pods_own() {
+        for (parent, uid, expected) in [
+            (
+                "/kubepods/burstable/pod12-3",
+                "12-3",
+                Some(("/kubepods/burstable", "pod12-3")),
+            ),
+            ("/kubepods/pod12-3/", "12-3", Some(("/kubepods", "pod12-3"))),
+            ("/kubepods/pod12-3", "12", None),
+            ("/kubepods/pod", "", None),
+            ("/k8s.io", "12-3", None),
+            ("pod12-3", "12-3", None),
+        ] {
+            assert_eq!(own_group(parent, uid), expected, "{parent}");
+        }
     }
 
     #[test]

@@ -71,6 +71,7 @@ calls! {
     pods: exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     pods: exec(ExecRequest) -> ExecResponse;
     pods: container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    pods: pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
     pods: list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
     images: list_images(ListImagesRequest) -> ListImagesResponse;
     images: image_status(ImageStatusRequest) -> ImageStatusResponse;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::{ContainerName, PodName, lock};
 use crate::container_state::{ContainerEvent, ContainerState};
+use crate::cpu_rate::CpuRate;
 use crate::error::Result;
 use crate::host::pins::PodNamespaces;
 use crate::id::{ContainerId, SandboxId};
@@ -25,6 +26,7 @@ pub(crate) struct Pod {
     /// appears in a pod that is being stopped.
     pub(crate) life: tokio::sync::Mutex<()>,
     namespaces: Mutex<Option<Arc<PodNamespaces>>>,
+    pub(crate) cpu_rate: CpuRate,
 }
 
 impl Pod {
@@ -35,6 +37,7 @@ impl Pod {
             record: Mutex::new(record),
             life: tokio::sync::Mutex::new(()),
             namespaces: Mutex::new(None),
+            cpu_rate: CpuRate::default(),
         })
     }
 
@@ -107,6 +110,7 @@ pub(crate) struct Container {
     pub(crate) stop_sent: AtomicBool,
     /// Its writable layer as last measured; made at the first question.
     pub(crate) layer: OnceLock<crate::stats::Layer>,
+    pub(crate) cpu_rate: CpuRate,
 }
 
 impl Container {
@@ -120,6 +124,7 @@ impl Container {
             life: tokio::sync::Mutex::new(()),
             stop_sent: AtomicBool::new(false),
             layer: OnceLock::new(),
+            cpu_rate: CpuRate::default(),
         })
     }
 

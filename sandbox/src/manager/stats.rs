@@ -26,12 +26,12 @@ impl Sandboxes {
                 let lasting = record::directory::<ContainerRecord>(&inner.config.root, id);
                 Layer::new(lasting.join("upper"))
             });
-            stats::container(&leaf, layer)
+            stats::container(&leaf, &container.cpu_rate, layer)
         })
         .await
     }
 
-    /// Usage of a pod: its running containers and its network.
+    /// Usage of a pod and its network.
     ///
     /// # Errors
     /// `NotFound` for an unknown id.
@@ -45,9 +45,14 @@ impl Sandboxes {
                 .filter(|container| container.state().is_running())
                 .map(|container| inner.leaf(&container.record().leaf))
                 .collect::<Result<Vec<_>>>()?;
+            let parent = pod.spec.cgroup_parent.as_deref().unwrap_or_default();
+            let own = stats::own_group(parent, &pod.spec.uid)
+                .map(|(parent, name)| inner.host.cgroups.leaf(parent, name))
+                .transpose()?;
             let namespaces = pod.namespaces();
             let netns = namespaces.as_ref().and_then(|n| n.net.as_ref());
-            stats::pod(&leaves, netns.map(|netns| netns.as_fd()))
+            let netns = netns.map(|netns| netns.as_fd());
+            stats::pod(own.as_ref(), &leaves, &pod.cpu_rate, netns)
         })
         .await
     }

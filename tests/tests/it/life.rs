@@ -327,3 +327,41 @@ fn stats_move() {
     })
     .unwrap();
 }
+
+/// The pod's counter was the sum of its running containers, so it fell when one ended.
+#[test]
+fn a_pods_cpu_counter_fell_when_a_container_ended() {
+    let machine = Machine::new().unwrap();
+    let image = Engine::Wasm.provide(&machine);
+    let mut config = machine.pod_config("stats");
+    // As the kubelet does, a group for this pod alone.
+    let uid = config.metadata.clone().unwrap().uid;
+    let parent = format!("{}/pod{uid}", machine.world.cgroup());
+    config.linux.get_or_insert_default().cgroup_parent = parent;
+    let pod = machine.run_pod(config, "").unwrap();
+    let idle = plan::command("idle", &image, &["/bin/idle"]);
+    machine.run(&pod, idle).unwrap();
+    let spinning = plan::command("spin", &image, &["/bin/spin"]);
+    let spinning = machine.run(&pod, spinning).unwrap();
+    let cpu = || {
+        let request = PodSandboxStatsRequest {
+            pod_sandbox_id: pod.id.clone(),
+        };
+        let stats = machine.client.pod_sandbox_stats(request).unwrap();
+        stats.stats.unwrap().linux.unwrap().cpu.unwrap()
+    };
+    let used = || cpu().usage_core_nano_seconds.unwrap().value;
+    let busy = criw_tests::wait::until("a rate of cpu time", criw_tests::wait::PATIENCE, || {
+        let rate = cpu().usage_nano_cores?.value;
+        (rate > 10_000_000).then(&used)
+    })
+    .unwrap();
+    machine
+        .client
+        .stop_container(StopContainerRequest {
+            container_id: spinning,
+            timeout: 0,
+        })
+        .unwrap();
+    assert!(used() >= busy, "{} after {busy}", used());
+}

@@ -37,8 +37,9 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 /// Numbers of a container that must be there.
-const CONTAINER: [&str; 7] = [
+const CONTAINER: [&str; 8] = [
     "/cpu/time",
+    "/cpu/usageNanoCores",
     "/cpu/usageCoreNanoSeconds",
     "/memory/workingSetBytes",
     "/memory/usageBytes",
@@ -48,7 +49,8 @@ const CONTAINER: [&str; 7] = [
 ];
 
 /// Numbers of a pod that only the runtime can tell.
-const OF_THE_RUNTIME: [&str; 4] = [
+const OF_THE_RUNTIME: [&str; 5] = [
+    "/cpu/usageNanoCores",
     "/network/name",
     "/network/rxBytes",
     "/network/txBytes",
