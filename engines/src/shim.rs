@@ -352,7 +352,10 @@ impl Control {
                 self.container.guest.go();
                 return;
             }
-            Request::Start => failed("the guest was started before"),
+            // Asked for by a daemon that was killed before it could note the answer; the
+            // next one found the container not yet started, and asks again.
+            Request::Start if self.phase == Phase::Running => Reply::Started,
+            Request::Start => failed("the guest has ended"),
             Request::Create { .. } => failed("this shim has a container already"),
             Request::State => Reply::State {
                 phase: self.phase,

@@ -150,10 +150,14 @@ impl Control {
                 let _ = self.order.send(Order::Start);
                 Ok(None)
             }
-            (Phase::Created | Phase::Empty, _) => {
-                Err("start: another create or start is under way".into())
+            (Phase::Created, Some(_)) => {
+                self.waiting = Some(caller);
+                Ok(None)
             }
-            (Phase::Running, _) => Err("start: it runs already".into()),
+            (Phase::Empty, _) => Err("start: create is under way".into()),
+            // Asked for by a daemon that was killed before it could note the answer; the
+            // next one found the container not yet started, and asks again.
+            (Phase::Running, _) => Ok(Some(Reply::Started)),
             (Phase::Exited, _) => Err("start: it has ended".into()),
         }
     }
