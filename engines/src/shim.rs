@@ -39,6 +39,9 @@ const DRAIN_MARGIN: Duration = Duration::from_millis(500);
 /// Exit code of a shim with a bug, as abort() would have it; there is no exit record.
 const PANICKED: u8 = 134;
 
+/// How many may wait for one start.
+const MAX_STARTING: usize = 16;
+
 /// Command line of every shim, as [`crate::client::launch`] writes it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
@@ -168,7 +171,8 @@ fn serve(engine: &impl Engine) -> Result<(), String> {
                 exit_record,
                 container,
                 phase: Phase::Created,
-                starting: None,
+                starting: Vec::new(),
+                start_until: Instant::now(),
                 draining: false,
             };
             control.await_settled();
@@ -280,8 +284,11 @@ struct Control {
     exit_record: Option<OwnedFd>,
     container: Container,
     phase: Phase,
-    /// Who waits for the answer to Start, and until when.
-    starting: Option<(Caller, Instant)>,
+    /// Who waits for the answer to Start. More than one when a daemon was killed between its
+    /// Start and the answer, and the next one asks again.
+    starting: Vec<Caller>,
+    /// Until when they wait.
+    start_until: Instant,
     draining: bool,
 }
 
@@ -309,7 +316,7 @@ impl Control {
 
     fn run(&mut self) -> Result<(), String> {
         loop {
-            let until = self.starting.map(|(_, until)| until);
+            let until = (!self.starting.is_empty()).then_some(self.start_until);
             let event = self
                 .server
                 .next(&[self.container.guest.wake()], until)
@@ -338,8 +345,12 @@ impl Control {
 
     /// The guest runs, or its start section took the whole time: both are Started.
     fn answer_start(&mut self) {
-        if let Some((caller, _)) = self.starting.take() {
-            self.server.reply(caller, &Reply::Started);
+        self.reply_start(&Reply::Started);
+    }
+
+    fn reply_start(&mut self, reply: &Reply) {
+        for caller in std::mem::take(&mut self.starting) {
+            self.server.reply(caller, reply);
         }
     }
 
@@ -347,13 +358,15 @@ impl Control {
         let reply = match request {
             Request::Start if self.phase == Phase::Created => {
                 self.phase = Phase::Running;
-                let until = Instant::now() + Duration::from_millis(START_WAIT_MS);
-                self.starting = Some((caller, until));
+                self.start_until = Instant::now() + Duration::from_millis(START_WAIT_MS);
+                self.starting.push(caller);
                 self.container.guest.go();
                 return;
             }
-            // Asked for by a daemon that was killed before it could note the answer; the
-            // next one found the container not yet started, and asks again.
+            Request::Start if (1..MAX_STARTING).contains(&self.starting.len()) => {
+                self.starting.push(caller);
+                return;
+            }
             Request::Start if self.phase == Phase::Running => Reply::Started,
             Request::Start => failed("the guest has ended"),
             Request::Create { .. } => failed("this shim has a container already"),
@@ -379,7 +392,7 @@ impl Control {
                 }
                 Action::End => {
                     let record = signal::ended_by(signal);
-                    self.end(record, Some((caller, Reply::Done)))
+                    self.end(record, vec![(caller, Reply::Done)])
                 }
             },
         };
@@ -416,21 +429,24 @@ impl Control {
             outcome.reason,
             outcome.message.clone(),
         );
-        let reply = self.starting.take().map(|(caller, _)| {
-            let reply = match outcome.reason {
-                ExitReason::StartError => Reply::StartFailed {
-                    message: outcome.message.clone(),
-                },
-                // It ran; that it is over already is told by the exit record.
-                _ => Reply::Started,
-            };
-            (caller, reply)
-        });
-        self.end(record, reply)
+        let reply = match outcome.reason {
+            ExitReason::StartError => Reply::StartFailed {
+                message: outcome.message.clone(),
+            },
+            // It ran; that it is over already is told by the exit record.
+            _ => Reply::Started,
+        };
+        let owed = std::mem::take(&mut self.starting);
+        self.end(
+            record,
+            owed.into_iter()
+                .map(|caller| (caller, reply.clone()))
+                .collect(),
+        )
     }
 
     /// The last act: half lines, record, the answer that is owed, and out.
-    fn end(&mut self, mut record: ExitRecord, owed: Option<(Caller, Reply)>) -> ! {
+    fn end(&mut self, mut record: ExitRecord, owed: Vec<(Caller, Reply)>) -> ! {
         self.phase = Phase::Exited;
         self.container.stdout.finish(FINISH_LIMIT);
         self.container.stderr.finish(FINISH_LIMIT);
@@ -439,7 +455,7 @@ impl Control {
             let _ = record.write(file.as_fd());
         }
         self.answer_start();
-        if let Some((caller, reply)) = owed {
+        for (caller, reply) in owed {
             self.server.reply(caller, &reply);
         }
         sys::exit_now(u8::try_from(record.code & 0xff).unwrap_or(u8::MAX))

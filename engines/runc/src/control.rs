@@ -22,6 +22,9 @@ use crate::parts::Parts;
 /// Code of a process whose container never ran, as its exit record would say.
 const NEVER_RAN: u8 = 128;
 
+/// How many may wait for one start.
+const MAX_WAITING: usize = 16;
+
 struct Control {
     server: Server,
     children: Arc<Children>,
@@ -30,8 +33,9 @@ struct Control {
     role: Role,
     pid: Option<Pid>,
     log: Arc<Log>,
-    /// Whom Create or Start is owed an answer.
-    waiting: Option<Caller>,
+    /// To whom an answer to Create or Start is owed. More than one when a daemon was killed
+    /// between its Start and the answer, and the next one asks again.
+    waiting: Vec<Caller>,
 }
 
 /// Serves until the container or exec has ended.
@@ -56,7 +60,7 @@ pub(crate) fn serve() -> Result<ExitCode, String> {
         role: begun.role,
         pid: None,
         log: begun.log,
-        waiting: Some(caller),
+        waiting: vec![caller],
     };
     loop {
         let event = control.server.next(&[begun.wake.as_fd()], None);
@@ -143,28 +147,27 @@ impl Control {
     }
 
     fn start(&mut self, caller: Caller) -> Result<Option<Reply>, String> {
-        match (self.phase, self.waiting) {
-            (Phase::Created, None) => {
-                self.waiting = Some(caller);
-                // The driver lives as long as there is something to order.
-                let _ = self.order.send(Order::Start);
+        match self.phase {
+            Phase::Created if self.waiting.len() < MAX_WAITING => {
+                if self.waiting.is_empty() {
+                    // The driver lives as long as there is something to order.
+                    let _ = self.order.send(Order::Start);
+                }
+                self.waiting.push(caller);
                 Ok(None)
             }
-            (Phase::Created, Some(_)) => {
-                self.waiting = Some(caller);
-                Ok(None)
-            }
-            (Phase::Empty, _) => Err("start: create is under way".into()),
+            Phase::Created => Err("start: too many wait for it already".into()),
+            Phase::Empty => Err("start: create is under way".into()),
             // Asked for by a daemon that was killed before it could note the answer; the
             // next one found the container not yet started, and asks again.
-            (Phase::Running, _) => Ok(Some(Reply::Started)),
-            (Phase::Exited, _) => Err("start: it has ended".into()),
+            Phase::Running => Ok(Some(Reply::Started)),
+            Phase::Exited => Err("start: it has ended".into()),
         }
     }
 
     fn signal(&self, signal: i32) -> Result<Reply, String> {
         let Some(pid) = self.pid else {
-            if self.phase == Phase::Created && signal == libc::SIGKILL && self.waiting.is_none() {
+            if self.phase == Phase::Created && signal == libc::SIGKILL && self.waiting.is_empty() {
                 let _ = self.order.send(Order::Cancel(signal));
                 return Ok(Reply::Done);
             }
@@ -235,8 +238,11 @@ impl Control {
                 )
             }
         };
-        if let (Some(caller), Some(reply)) = (self.waiting.take(), reply) {
-            self.server.reply(caller, &reply);
+        // Without a reply nobody waits: the driver has news of its own accord only at the end.
+        if let Some(reply) = reply {
+            for caller in std::mem::take(&mut self.waiting) {
+                self.server.reply(caller, &reply);
+            }
         }
         end.map(ExitCode::from)
     }

@@ -192,8 +192,8 @@ fn a_spinning_guest_is_stopped_at_once() {
             dropped_log_lines: 0,
         };
         assert_eq!(container.call(&Request::State), running);
-        let second = container.call(&Request::Start);
-        assert!(matches!(second, Reply::Failed { .. }), "{second:?}");
+        // As by a daemon whose predecessor died before it noted the answer.
+        assert_eq!(container.call(&Request::Start), Reply::Started);
         let begin = Instant::now();
         let request = Request::Signal {
             signal,

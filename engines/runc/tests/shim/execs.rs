@@ -102,7 +102,7 @@ fn a_killed_exec_takes_its_children_along() {
         wait_until("the container is up", || !shim.lines().is_empty());
         let before = processes(&bundle.id).len();
         let (stdout, writer) = pipe();
-        let script = "(sleep 1000 & sleep 1000; :) & sleep 1000 & echo up; wait";
+        let script = "echo up; (sleep 1000 & sleep 1000; :) & sleep 1000 & wait";
         let streams = [(FdRole::Stdout, writer)];
         let exec = bundle.exec(&["sh", "-c", script], &streams);
         drop(streams);

@@ -99,11 +99,12 @@ fn a_slow_runc_delays_no_other_answer() {
             })
         });
         assert_eq!(shim.phase(), Phase::Created);
-        let second = shim.call(&Request::Start);
-        assert!(matches!(second, Reply::Failed { .. }), "{second:?}");
+        // As by a daemon whose predecessor died while runc was at it: both are answered.
+        let second = scope.spawn(|| shim.call(&Request::Start));
         assert_eq!(shim.reopen(&bundle.path("second.log")), Reply::Done);
         fs::write(&fifo, "go\n").unwrap();
         assert_eq!(start.join().unwrap(), Reply::Started);
+        assert_eq!(second.join().unwrap(), Reply::Started);
     });
     assert_eq!(shim.ended().0, 0);
     bundle.assert_clean();
@@ -155,20 +156,13 @@ fn wrong_requests_are_refused() {
     assert_eq!(shim.wait(), (128, None));
     bundle.config = good;
     let shim = bundle.run();
-    for request in [
-        Request::Start,
-        Request::Signal {
-            signal: 99,
-            stop: false,
-            grace_ms: 0,
-        },
-    ] {
-        let reply = shim.call(&request);
-        assert!(
-            matches!(reply, Reply::Failed { .. }),
-            "{request:?}: {reply:?}"
-        );
-    }
+    assert_eq!(shim.call(&Request::Start), Reply::Started);
+    let reply = shim.call(&Request::Signal {
+        signal: 99,
+        stop: false,
+        grace_ms: 0,
+    });
+    assert!(matches!(reply, Reply::Failed { .. }), "{reply:?}");
     shim.signal(libc::SIGKILL);
     assert_eq!(shim.ended().0, 137);
     bundle.assert_clean();
