@@ -2,6 +2,7 @@
 //! the file it stands in. Files are merged key by key, later files win.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub struct Config {
     pub log: Log,
     /// Prometheus.
     pub metrics: Metrics,
+    /// Exec, attach and port-forward.
+    pub streaming: Streaming,
     /// Runtime handlers in addition to the built-in ones.
     pub handlers: BTreeMap<String, Handler>,
 }
@@ -137,6 +140,35 @@ pub struct Metrics {
     pub address: String,
 }
 
+/// `[streaming]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streaming {
+    /// `ip:port` that the URLs of exec, attach and port-forward point to; port 0 = any
+    /// free one. It must be a loopback address, because nothing is encrypted there.
+    pub address: String,
+}
+
+impl Streaming {
+    /// Where to listen.
+    pub fn address(&self) -> Result<SocketAddr, ConfigError> {
+        let invalid = |why: &str| {
+            let text = format!("streaming.address = {:?}: {why}", self.address);
+            ConfigError::Invalid(text)
+        };
+        let address: SocketAddr = self
+            .address
+            .parse()
+            .map_err(|_| invalid("give ip:port, such as 127.0.0.1:0"))?;
+        if !address.ip().is_loopback() {
+            return Err(invalid(
+                "it must be a loopback address: nothing is encrypted there, and the kubelet carries the streams on",
+            ));
+        }
+        Ok(address)
+    }
+}
+
 /// `[handlers.<name>]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -159,6 +191,7 @@ impl Default for Config {
             runc: Runc::default(),
             log: Log::default(),
             metrics: Metrics::default(),
+            streaming: Streaming::default(),
             handlers: BTreeMap::new(),
         }
     }
@@ -177,6 +210,14 @@ impl Default for Runc {
     fn default() -> Self {
         Self {
             path: "runc".into(),
+        }
+    }
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:0".to_owned(),
         }
     }
 }
@@ -310,6 +351,7 @@ impl Config {
                 .parse::<criw_net::Subnet>()
                 .map_err(|error| ConfigError::Invalid(format!("net.subnet: {error}")))?;
         }
+        self.streaming.address()?;
         for (name, handler) in &self.handlers {
             if name.is_empty() {
                 return Err(ConfigError::Invalid(

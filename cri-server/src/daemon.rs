@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::error;
 use crate::handlers::Handlers;
 use crate::host::HostFacts;
+use crate::streaming::Streaming;
 
 /// The rooms. Shared by both services.
 pub struct Daemon {
@@ -24,6 +25,8 @@ pub struct Daemon {
     pub images: ImageService,
     /// Pods and containers.
     pub sandboxes: Sandboxes,
+    /// Exec, attach and port-forward requests that wait for their clients.
+    pub streaming: Streaming,
     /// Becomes true when the daemon ends: endless streams end then.
     pub ending: watch::Receiver<bool>,
 }

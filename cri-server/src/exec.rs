@@ -1,14 +1,15 @@
-//! ExecSync: what a command in a running container stands for.
+//! Exec and attach: what a command in a running container stands for, and its session.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use criw_engines::spec::WasmSection;
 use criw_image_service::Kind;
 use criw_proto::v1 as cri;
-use criw_sandbox::ContainerView;
-use criw_sandbox::ExecSpec;
 use criw_sandbox::model::EngineSpec;
+use criw_sandbox::{ContainerId, ContainerView, ExecSpec};
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::convert::argv;
@@ -16,37 +17,38 @@ use crate::create::{blocking, code, image_id, want};
 use crate::daemon::Daemon;
 use crate::entry::{self, Place, Program};
 use crate::error;
+use crate::streaming::Granted;
+use crate::streaming::remote::{Streams, Wanted};
+use crate::streaming::resize::Size;
+use crate::streaming::status::Outcome;
+
+/// How long a container whose output has ended may take to be recorded as ended.
+const EXIT: Duration = Duration::from_secs(2);
+
+/// What an attached client reads when it was too slow.
+const BEHIND: &str = "detached: this client fell behind the container's output by more than 1 MiB; the log has everything";
+
+/// What every client reads when the daemon goes.
+const ENDING: &str = "criw ends or restarts; the session is over, try again in a moment";
 
 /// Runs a command to its end.
 pub async fn exec_sync(
     daemon: &Arc<Daemon>,
     request: cri::ExecSyncRequest,
 ) -> Result<cri::ExecSyncResponse, Status> {
-    let container = daemon.container(&request.container_id)?;
-    if !container.state.is_running() {
-        return Err(Status::failed_precondition(format!(
-            "container {} is not running",
-            container.id
-        )));
-    }
-    if request.cmd.first().is_none_or(String::is_empty) {
-        return Err(Status::invalid_argument("the command is empty"));
-    }
+    let container = running(daemon, &request.container_id)?;
     let timeout = match u64::try_from(request.timeout) {
         Ok(0) => None,
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => return Err(Status::invalid_argument("the timeout is negative")),
     };
-    let spec = match &container.spec.engine {
-        EngineSpec::Runc => ExecSpec {
-            args: request.cmd,
-            engine: EngineSpec::Runc,
-            code: None,
-        },
-        EngineSpec::Wasm { engine, section } => {
-            wasm(daemon, &container, engine, section, request.cmd).await?
-        }
+    let wanted = Wanted {
+        stdin: false,
+        stdout: true,
+        stderr: true,
+        tty: false,
     };
+    let spec = spec(daemon, &container, command(request.cmd)?, wanted).await?;
     let output = daemon
         .sandboxes
         .exec_sync(&container.id, spec, timeout)
@@ -59,6 +61,238 @@ pub async fn exec_sync(
     })
 }
 
+/// Exec, granted.
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every RPC answers with"
+)]
+pub fn grant_exec(daemon: &Daemon, request: cri::ExecRequest) -> Result<Granted, Status> {
+    let wanted = Wanted {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        tty: request.tty,
+    };
+    check(wanted)?;
+    Ok(Granted::Exec {
+        container: running(daemon, &request.container_id)?.id,
+        command: command(request.cmd)?,
+        wanted,
+    })
+}
+
+/// Attach, granted.
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every RPC answers with"
+)]
+pub fn grant_attach(daemon: &Daemon, request: cri::AttachRequest) -> Result<Granted, Status> {
+    let wanted = Wanted {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        tty: request.tty,
+    };
+    check(wanted)?;
+    Ok(Granted::Attach {
+        container: running(daemon, &request.container_id)?.id,
+        wanted,
+    })
+}
+
+/// PortForward, granted.
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every RPC answers with"
+)]
+pub fn grant_port_forward(
+    daemon: &Daemon,
+    request: cri::PortForwardRequest,
+) -> Result<Granted, Status> {
+    if request.pod_sandbox_id.is_empty() {
+        return Err(Status::invalid_argument("the pod sandbox id is empty"));
+    }
+    let pod = daemon.pod(&request.pod_sandbox_id)?;
+    if !pod.ready {
+        let text = format!("pod sandbox {} is not ready", pod.id);
+        return Err(Status::failed_precondition(text));
+    }
+    let ports = request
+        .port
+        .iter()
+        .map(|port| match u16::try_from(*port) {
+            Ok(port @ 1..) => Ok(port),
+            _ => Err(Status::invalid_argument(format!("{port} is no port"))),
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Granted::PortForward { pod: pod.id, ports })
+}
+
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every RPC answers with"
+)]
+fn check(wanted: Wanted) -> Result<(), Status> {
+    if wanted.tty && wanted.stderr {
+        return Err(Status::invalid_argument(
+            "tty and stderr go not together: a terminal has one output",
+        ));
+    }
+    if !(wanted.stdin || wanted.stdout || wanted.stderr) {
+        return Err(Status::invalid_argument(
+            "none of stdin, stdout and stderr is asked for",
+        ));
+    }
+    Ok(())
+}
+
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every RPC answers with"
+)]
+fn running(daemon: &Daemon, id: &str) -> Result<ContainerView, Status> {
+    if id.is_empty() {
+        return Err(Status::invalid_argument("the container id is empty"));
+    }
+    let container = daemon.container(id)?;
+    if !container.state.is_running() {
+        return Err(Status::failed_precondition(format!(
+            "container {} is not running",
+            container.id
+        )));
+    }
+    Ok(container)
+}
+
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every RPC answers with"
+)]
+fn command(cmd: Vec<String>) -> Result<Vec<String>, Status> {
+    if cmd.first().is_none_or(String::is_empty) {
+        return Err(Status::invalid_argument("the command is empty"));
+    }
+    Ok(cmd)
+}
+
+/// A session of Exec: the command lives as long as its client.
+pub async fn stream(
+    daemon: &Arc<Daemon>,
+    container: &ContainerId,
+    command: Vec<String>,
+    wanted: Wanted,
+    streams: Streams,
+) {
+    let begin = async {
+        let view = running(daemon, container.as_str())?;
+        let spec = spec(daemon, &view, command, wanted).await?;
+        let begun = daemon.sandboxes.exec(container, spec).await;
+        begun.map_err(|e| error::sandbox(&e))
+    };
+    let begun = tokio::select! {
+        begun = begin => begun,
+        () = streams.gone() => return,
+    };
+    let (exec, pipes) = match begun {
+        Ok(begun) => begun,
+        Err(status) => {
+            let text = format!("exec in container {container}: {}", status.message());
+            return streams.finish(&Outcome::Failed(text)).await;
+        }
+    };
+    let mut ending = daemon.ending.clone();
+    let (sizes, mut size) = watch::channel(Size::default());
+    let resize = async {
+        while size.changed().await.is_ok() {
+            let Size { width, height } = *size.borrow_and_update();
+            if let Err(error) = exec.resize(width, height).await {
+                tracing::debug!(%container, error = %error::chain(&error), "resize an exec's terminal");
+            }
+        }
+        std::future::pending().await
+    };
+    let ended = async {
+        tokio::select! {
+            code = exec.ended() => match code {
+                Ok(code) => Outcome::exit(code),
+                Err(error) => Outcome::Failed(error::chain(&error)),
+            },
+            _ = ending.wait_for(|ending| *ending) => Outcome::Failed(ENDING.to_owned()),
+            outcome = resize => outcome,
+        }
+    };
+    if streams.connect(pipes, ended, sizes).await.is_none() {
+        tracing::debug!(%container, "the client of an exec has left; the command is ended");
+    }
+    exec.end().await;
+}
+
+/// A session of Attach: the container does not notice that it ends.
+pub async fn attach(
+    daemon: &Arc<Daemon>,
+    container: &ContainerId,
+    wanted: Wanted,
+    streams: Streams,
+) {
+    let asked = criw_sandbox::Streams {
+        stdin: wanted.stdin,
+        stdout: wanted.stdout,
+        stderr: wanted.stderr,
+    };
+    let pipes = match daemon.sandboxes.attach(container, asked).await {
+        Ok(pipes) => pipes,
+        Err(error) => return streams.finish(&Outcome::Failed(error::chain(&error))).await,
+    };
+    let mut ending = daemon.ending.clone();
+    let (sizes, mut size) = watch::channel(Size::default());
+    let resize = async {
+        while size.changed().await.is_ok() {
+            let Size { width, height } = *size.borrow_and_update();
+            if let Err(error) = daemon.sandboxes.resize(container, width, height).await {
+                tracing::debug!(%container, error = %error::chain(&error), "resize a terminal");
+            }
+        }
+        std::future::pending().await
+    };
+    let ended = async {
+        tokio::select! {
+            () = daemon.sandboxes.exited(container) => Outcome::Success,
+            _ = ending.wait_for(|ending| *ending) => Outcome::Failed(ENDING.to_owned()),
+            outcome = resize => outcome,
+        }
+    };
+    let behind = async {
+        tokio::time::sleep(EXIT).await;
+        Outcome::Failed(BEHIND.to_owned())
+    };
+    streams.connect_until(pipes, ended, behind, sizes).await;
+}
+
+async fn spec(
+    daemon: &Arc<Daemon>,
+    container: &ContainerView,
+    command: Vec<String>,
+    wanted: Wanted,
+) -> Result<ExecSpec, Status> {
+    let (args, engine, code) = match &container.spec.engine {
+        EngineSpec::Runc => (command, EngineSpec::Runc, None),
+        EngineSpec::Wasm { engine, section } => {
+            wasm(daemon, container, engine, section, command).await?
+        }
+    };
+    Ok(ExecSpec {
+        args,
+        engine,
+        code,
+        streams: criw_sandbox::Streams {
+            stdin: wanted.stdin,
+            stdout: wanted.stdout,
+            stderr: wanted.stderr,
+        },
+        tty: wanted.tty,
+    })
+}
+
 /// Another module of the image. The container's own argv[0] names what it did at create;
 /// the rule that a single module answers to every name does not hold here, or `exec sh`
 /// would start a second server.
@@ -68,7 +302,7 @@ async fn wasm(
     engine: &str,
     section: &WasmSection,
     args: Vec<String>,
-) -> Result<ExecSpec, Status> {
+) -> Result<(Vec<String>, EngineSpec, Option<File>), Status> {
     let spec = container.spec.clone();
     let pod = daemon.find_pod(container.sandbox.as_str())?;
     let handler = pod.map(|pod| pod.spec.handler.clone()).unwrap_or_default();
@@ -106,17 +340,14 @@ async fn wasm(
     };
     let (code, start_error) = code(daemon, module).await?;
     drop(kept);
-    Ok(ExecSpec {
-        args,
-        engine: EngineSpec::Wasm {
-            engine: engine.to_owned(),
-            section: WasmSection {
-                export,
-                listen: Vec::new(),
-                start_error,
-                ..section.clone()
-            },
+    let engine = EngineSpec::Wasm {
+        engine: engine.to_owned(),
+        section: WasmSection {
+            export,
+            listen: Vec::new(),
+            start_error,
+            ..section.clone()
         },
-        code,
-    })
+    };
+    Ok((args, engine, code))
 }

@@ -6,6 +6,7 @@
 //!   door        deadlines and codes, before every RPC
 //!   runtime, image_rpc   one method for each RPC: check, convert, forward
 //!   create, entry, exec  what a container or command is, out of a request and an image
+//!   streaming            exec, attach and port-forward: HTTP, SPDY, WebSocket
 //!   info                 status of the node, verbose answers
 //!   events, stats        news and numbers
 //!   convert     pure conversions      error   pure error mapping
@@ -37,3 +38,4 @@ pub mod runtime;
 pub mod serve;
 pub mod socket;
 pub mod stats;
+pub mod streaming;

@@ -401,19 +401,28 @@ impl RuntimeService for Runtime {
         ok(exec::exec_sync(&self.0, request.into_inner()).await?)
     }
 
-    async fn exec(&self, _: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
-        later("streaming Exec (ExecSync works)")
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        let granted = exec::grant_exec(&self.0, request.into_inner())?;
+        ok(cri::ExecResponse {
+            url: self.0.streaming.url(granted)?,
+        })
     }
 
-    async fn attach(&self, _: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
-        later("Attach")
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        let granted = exec::grant_attach(&self.0, request.into_inner())?;
+        ok(cri::AttachResponse {
+            url: self.0.streaming.url(granted)?,
+        })
     }
 
     async fn port_forward(
         &self,
-        _: Request<cri::PortForwardRequest>,
+        request: Request<cri::PortForwardRequest>,
     ) -> Answer<cri::PortForwardResponse> {
-        later("PortForward")
+        let granted = exec::grant_port_forward(&self.0, request.into_inner())?;
+        ok(cri::PortForwardResponse {
+            url: self.0.streaming.url(granted)?,
+        })
     }
 
     async fn checkpoint_container(

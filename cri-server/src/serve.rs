@@ -23,6 +23,7 @@ use crate::host::HostFacts;
 use crate::image_rpc::Images;
 use crate::runtime::Runtime;
 use crate::socket;
+use crate::streaming::{self, Streaming};
 
 /// Bytes of one message in either direction: what every CRI client accepts.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -45,7 +46,9 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     let path = config.socket.clone();
     let cgroup_parent = cgroup_parent(&config);
     let (ending, watched) = watch::channel(false);
-    let daemon = open(config, watched).await?;
+    let address = config.streaming.address()?;
+    let (streaming, streams) = Streaming::bind(address).await?;
+    let daemon = open(config, streaming, watched).await?;
     let listener = socket::bind(&path)?;
     tracing::info!(
         socket = %path.display(),
@@ -57,6 +60,7 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     );
     crate::notify::ready();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let streaming = tokio::spawn(streaming::server::serve(daemon.clone(), streams));
     let mut serving = Box::pin(serve(daemon, listener, async {
         let _ = stopped.await;
     }));
@@ -78,6 +82,8 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
             Ok(())
         }
     };
+    // It bounds its own time.
+    let _ = streaming.await;
     drop_empty_cgroups(&cgroup_parent);
     ended
 }
@@ -94,7 +100,11 @@ fn drop_empty_cgroups(parent: &str) {
 }
 
 /// Opens every room. Recovery of pods ends before this returns.
-pub async fn open(config: Config, ending: watch::Receiver<bool>) -> anyhow::Result<Arc<Daemon>> {
+pub async fn open(
+    config: Config,
+    streaming: Streaming,
+    ending: watch::Receiver<bool>,
+) -> anyhow::Result<Arc<Daemon>> {
     socket::make_directory(&config.root)?;
     socket::make_directory(&config.state)?;
     let compiler = config.libexec.join("criw-compile");
@@ -136,6 +146,7 @@ pub async fn open(config: Config, ending: watch::Receiver<bool>) -> anyhow::Resu
         handlers,
         images,
         sandboxes,
+        streaming,
         ending,
         config,
     }))

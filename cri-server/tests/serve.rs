@@ -410,15 +410,6 @@ async fn what_is_not_there_yet_says_so() {
     let daemon = start().await;
     let mut runtime = daemon.runtime();
     for answer in [
-        runtime.exec(cri::ExecRequest::default()).await.map(drop),
-        runtime
-            .attach(cri::AttachRequest::default())
-            .await
-            .map(drop),
-        runtime
-            .port_forward(cri::PortForwardRequest::default())
-            .await
-            .map(drop),
         runtime
             .checkpoint_container(cri::CheckpointContainerRequest::default())
             .await

@@ -15,9 +15,11 @@
 //!                 engine, guest   what an engine is; the thread that it runs on
 //!                 drain    the word to finish and end
 //!                 log, stdio   CRI log lines; the guest's standard streams
+//!                 attach       clients that get a copy of them
 //!   both          sys      the few system calls that need `unsafe`
 //! ```
 
+pub mod attach;
 pub mod birth;
 pub mod client;
 pub mod descriptors;

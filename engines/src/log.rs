@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::attach::{Attach, Stream};
 use crate::sys;
 
 /// Bytes of text in one line; longer lines are continued (`P`).
@@ -37,6 +38,8 @@ pub struct Log {
     torn: AtomicBool,
     /// One counter per stream, odd while that stream is in a write.
     turns: [AtomicU64; 2],
+    /// Who gets a copy of the output.
+    attach: Attach,
 }
 
 /// How long [`Log::reopen`] waits for a write that is stuck in the kernel.
@@ -50,7 +53,13 @@ impl Log {
             dropped: AtomicU64::new(0),
             torn: AtomicBool::new(false),
             turns: [const { AtomicU64::new(0) }; 2],
+            attach: Attach::default(),
         })
+    }
+
+    /// The clients that get a copy of all that is fed to the writers.
+    pub fn attach(&self) -> &Attach {
+        &self.attach
     }
 
     /// Writes to `new` from now on. When it returns, the old file grows no more; only
@@ -129,12 +138,6 @@ impl Log {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stream {
-    Stdout,
-    Stderr,
-}
-
 /// One stream of one container. Thread-safe; writers of one stream take turns.
 #[derive(Debug)]
 pub struct LogWriter {
@@ -147,6 +150,7 @@ impl LogWriter {
     /// Takes output as it comes. Whole lines are in the file when this returns.
     pub fn feed(&self, bytes: &[u8]) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        self.log.attach.send(self.stream, bytes);
         self.feed_locked(&mut lines, bytes);
     }
 

@@ -14,7 +14,7 @@
 //!                <------------------------- Created
 //!     Start  ----------------------------->  "go"
 //!                <------------------------- Started | StartFailed
-//!     Signal / ReopenLog / State, any time, any daemon
+//!     Signal / ReopenLog / Attach / Resize / State, any time, any daemon
 //!                (exit) ------------------- exit record written, process ends
 //! ```
 //!
@@ -30,6 +30,12 @@ use serde::{Deserialize, Serialize};
 /// of another major version with a sentence; the daemon keeps speaking every
 /// version for which a shim may still run.
 pub const VERSION: u32 = 1;
+
+/// Requests that came later than version 1 and that a shim of it understands: told by
+/// State, so that the daemon can say what an older shim lacks.
+///
+/// 1: `Attach`, `Resize`.
+pub const REVISION: u32 = 1;
 
 /// Bytes of one message; both sides refuse more.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -96,6 +102,20 @@ pub enum Request {
         /// Always `[FdRole::Log]`.
         fds: Vec<FdRole>,
     },
+    /// Copy output to one more client from now on, and read its input (since
+    /// [`REVISION`] 1). The descriptors are pipes; a client leaves by closing them, and one
+    /// that falls behind is left: the shim closes its ends.
+    Attach {
+        /// Some of `Stdin`, `Stdout`, `Stderr`.
+        fds: Vec<FdRole>,
+    },
+    /// Tell the terminal its size in characters (since [`REVISION`] 1).
+    Resize {
+        /// Columns.
+        width: u16,
+        /// Rows.
+        height: u16,
+    },
     /// Where the shim stands.
     State,
 }
@@ -116,7 +136,7 @@ pub enum Reply {
         /// At most [`MAX_MESSAGE_TEXT`] bytes, meant for the user.
         message: String,
     },
-    /// Signal and ReopenLog.
+    /// Signal, ReopenLog, Attach and Resize.
     Done,
     /// Answer to State.
     State {
@@ -126,6 +146,9 @@ pub enum Reply {
         pid: Option<i32>,
         /// Log lines dropped because of write errors.
         dropped_log_lines: u64,
+        /// [`REVISION`] of the shim; older ones do not tell.
+        #[serde(default)]
+        revision: u32,
     },
     /// The request failed; the text says what was tried and why.
     Failed {

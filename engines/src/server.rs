@@ -216,8 +216,10 @@ fn parse(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(Request, Vec<OwnedFd>), Str
     let request: Request = serde_json::from_slice(bytes)
         .map_err(|error| format!("parse request of {} bytes: {error}", bytes.len()))?;
     let named = match &request {
-        Request::Create { fds, .. } | Request::ReopenLog { fds } => fds.len(),
-        Request::Start | Request::Signal { .. } | Request::State => 0,
+        Request::Create { fds, .. } | Request::ReopenLog { fds } | Request::Attach { fds } => {
+            fds.len()
+        }
+        Request::Start | Request::Signal { .. } | Request::Resize { .. } | Request::State => 0,
     };
     if named != fds.len() {
         return Err(format!(
@@ -281,6 +283,13 @@ mod tests {
                 r#"{"request":"signal","signal":15,"stop":true,"grace_ms":10}"#,
                 0,
                 true,
+            ),
+            (r#"{"request":"attach","fds":["stdin","stdout"]}"#, 2, true),
+            (r#"{"request":"resize","width":80,"height":24}"#, 0, true),
+            (
+                r#"{"request":"resize","width":65536,"height":24}"#,
+                0,
+                false,
             ),
             (r#"{"request":"state"}"#, 1, false),
             (r#"{"request":"reopen-log","fds":["log"]}"#, 0, false),

@@ -15,7 +15,7 @@ use crate::guest::Guest;
 use crate::jail;
 use crate::log::Log;
 use crate::protocol::{
-    ExitReason, ExitRecord, Phase, Reply, Request, SOCKET_FD, START_WAIT_MS, VERSION,
+    ExitReason, ExitRecord, Phase, REVISION, Reply, Request, SOCKET_FD, START_WAIT_MS, VERSION,
 };
 use crate::record::{chain, clip};
 use crate::server::{Caller, Event, Server};
@@ -107,6 +107,7 @@ pub fn wait_for_create(server: &mut Server) -> io::Result<Option<(Caller, Spec, 
                     phase: Phase::Empty,
                     pid: None,
                     dropped_log_lines: 0,
+                    revision: REVISION,
                 },
             ),
             Event::Request { caller, .. } => {
@@ -226,7 +227,7 @@ fn create(
         (None, Some(code)) => engine.prepare(code, spec).map_err(clip),
         (None, None) => return Err("Create carries no code".to_owned()),
     };
-    let (log, stdio) = streams(&mut descriptors);
+    let (log, stdio) = streams(spec, &mut descriptors)?;
     let (stdout, stderr) = (stdio.stdout.clone(), stdio.stderr.clone());
     let (program, listeners) = listen(program, wasm);
     jail::enter_root(spec, &mut descriptors)?;
@@ -264,18 +265,29 @@ fn listen<T>(
 }
 
 /// Standard streams are the log, unless the daemon gave others (exec).
-fn streams(descriptors: &mut Descriptors) -> (Arc<Log>, Stdio) {
+fn streams(spec: &Spec, descriptors: &mut Descriptors) -> Result<(Arc<Log>, Stdio), String> {
     let log = Log::new(descriptors.log.take());
     let given = (
         descriptors.stdin.take(),
         descriptors.stdout.take(),
         descriptors.stderr.take(),
     );
-    let stdio = match given {
+    let mut stdio = match given {
         (None, None, None) => Stdio::to_log(&log),
         (stdin, stdout, stderr) => Stdio::to_descriptors(stdin, stdout, stderr),
     };
-    (log, stdio)
+    let process = spec.oci.process().as_ref();
+    if process.and_then(|process| process.terminal()) == Some(true) {
+        // A guest gets pipes in place of a terminal, and as there one output.
+        stdio.stderr = stdio.stdout.clone();
+    }
+    if let Some(mode) = spec.criw.stdin {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|error| format!("make a pipe for standard input: {error}"))?;
+        stdio.stdin = Some(read);
+        log.attach().set_input(write, mode);
+    }
+    Ok((log, stdio))
 }
 
 /// The control thread: owns socket, timers and exit record, never waits for the guest.
@@ -374,7 +386,12 @@ impl Control {
                 phase: self.phase,
                 pid: None,
                 dropped_log_lines: self.container.log.dropped(),
+                revision: REVISION,
             },
+            Request::Attach { fds: roles } => done(self.container.log.attach().add(&roles, fds)),
+            Request::Resize { width, height } => {
+                done(self.container.log.attach().resize(width, height))
+            }
             Request::ReopenLog { .. } => match self.reopen(fds) {
                 Ok(()) => Reply::Done,
                 Err(error) => failed(&format!("reopen log: {error}")),
@@ -459,6 +476,13 @@ impl Control {
             self.server.reply(caller, &reply);
         }
         sys::exit_now(u8::try_from(record.code & 0xff).unwrap_or(u8::MAX))
+    }
+}
+
+fn done(result: Result<(), String>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(message) => Reply::Failed { message },
     }
 }
 

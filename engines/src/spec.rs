@@ -21,6 +21,9 @@ pub struct Section {
     pub sandbox: String,
     /// Container or exec.
     pub role: Role,
+    /// A container's input: kept open for clients that attach; without, it is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<StdinMode>,
     /// What the engine needs besides.
     pub engine: EngineSection,
 }
@@ -33,6 +36,16 @@ pub enum Role {
     Container,
     /// It runs one more process in a running container: it enters `FdRole::ContainerMounts`.
     Exec,
+}
+
+/// How long a container's input stays open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StdinMode {
+    /// As long as the container.
+    Open,
+    /// Until the first attached client leaves (`stdin_once`).
+    Once,
 }
 
 /// Facts for one kind of engine.

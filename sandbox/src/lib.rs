@@ -20,5 +20,5 @@ pub use container_state::{ContainerState, Exit, ProcessIdentity};
 pub use error::{Error, Result};
 pub use host::rootview;
 pub use id::{ContainerId, SandboxId};
-pub use manager::{Config, ExecSpec, Sandboxes, chain};
+pub use manager::{Config, Exec, ExecSpec, Pipes, Sandboxes, Streams, chain};
 pub use view::{ContainerView, Event, ExecOutput, PodView};

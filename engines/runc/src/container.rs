@@ -55,6 +55,10 @@ pub(crate) struct Container {
 pub(crate) struct Output {
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: Option<OwnedFd>,
+    /// The other end of its standard input, when that is kept open.
+    pub(crate) stdin: Option<OwnedFd>,
+    /// The terminal's master once more, for its size.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 /// `runc create`. `ended` is called when the first process ends. The error is the
@@ -130,6 +134,13 @@ fn create_in_namespace(
         .then(|| Console::listen(&section.bundle, "console.sock"))
         .transpose()
         .map_err(io)?;
+    let (stdin, stdin_writer) = match (stdin, spec.criw.stdin) {
+        (None, Some(_)) if !terminal => {
+            let (reader, writer) = call::pipe().map_err(io)?;
+            (Some(reader), Some(writer))
+        }
+        (stdin, _) => (stdin, None),
+    };
     let (stdout, stdout_writer) = call::pipe().map_err(io)?;
     let (stderr, stderr_writer) = call::pipe().map_err(io)?;
     let files = Files {
@@ -151,13 +162,21 @@ fn create_in_namespace(
         None => Output {
             stdout,
             stderr: Some(stderr),
+            stdin: stdin_writer,
+            terminal: None,
         },
-        Some(console) => Output {
-            stdout: console.master(CONSOLE_LIMIT).map_err(|error| {
+        Some(console) => {
+            let master = console.master(CONSOLE_LIMIT).map_err(|error| {
                 format!("receive terminal from {}: {error}", runc.binary.display())
-            })?,
-            stderr: None,
-        },
+            })?;
+            let copy = || master.try_clone().map_err(io);
+            Output {
+                stdin: spec.criw.stdin.map(|_| copy()).transpose()?,
+                terminal: Some(copy()?),
+                stdout: master,
+                stderr: None,
+            }
+        }
     };
     Ok((init, output))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use criw_engines::log::Log;
-use criw_engines::protocol::{FdRole, Phase, Reply, Request};
+use criw_engines::protocol::{FdRole, Phase, REVISION, Reply, Request};
 use criw_engines::server::{Caller, Event, Server};
 use criw_engines::shim;
 use criw_engines::spec::Role;
@@ -141,7 +141,16 @@ impl Control {
                 phase: self.phase,
                 pid: self.pid.map(raw),
                 dropped_log_lines: self.log.dropped(),
+                revision: REVISION,
             })),
+            Request::Attach { fds: roles } => {
+                let added = self.log.attach().add(&roles, fds);
+                added.map(|()| Some(Reply::Done))
+            }
+            Request::Resize { width, height } => {
+                let resized = self.log.attach().resize(width, height);
+                resized.map(|()| Some(Reply::Done))
+            }
         };
         result.unwrap_or_else(|message| Some(Reply::Failed { message }))
     }

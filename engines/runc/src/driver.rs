@@ -113,10 +113,16 @@ impl Life {
             pieces,
             self.ended(),
         );
-        let (container, output) = match created {
+        let (container, mut output) = match created {
             Ok(created) => created,
             Err(text) => return self.news.tell(News::Created(Err(text))),
         };
+        if let (Some(stdin), Some(mode)) = (output.stdin.take(), parts.spec.criw.stdin) {
+            self.log.attach().set_input(stdin, mode);
+        }
+        if let Some(terminal) = output.terminal.take() {
+            self.log.attach().set_terminal(terminal);
+        }
         let pump = match Pump::start(output, &self.log) {
             Ok(pump) => pump,
             Err(error) => {
@@ -182,7 +188,10 @@ impl Life {
                 return self.news.tell(News::Started(Err(text)));
             }
         };
-        let terminal = running.terminal.map(|terminal| terminal.connect());
+        let terminal = running.terminal.map(|terminal| {
+            self.log.attach().set_terminal(terminal.master.try_clone()?);
+            terminal.connect()
+        });
         self.news.tell(News::Started(Ok(running.process)));
         let (code, reason) = loop {
             if let Order::Ended(status) = self.next() {

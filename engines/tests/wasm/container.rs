@@ -158,6 +158,7 @@ fn spec_file(plan: &Plan) -> File {
             } else {
                 Role::Container
             },
+            stdin: None,
             engine: EngineSection::Wasm(plan.wasm.clone()),
         },
     };

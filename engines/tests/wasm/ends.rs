@@ -190,6 +190,7 @@ fn a_spinning_guest_is_stopped_at_once() {
             phase: Phase::Running,
             pid: None,
             dropped_log_lines: 0,
+            revision: criw_engines::protocol::REVISION,
         };
         assert_eq!(container.call(&Request::State), running);
         // As by a daemon whose predecessor died before it noted the answer.

@@ -5,20 +5,20 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criw_engines::client::{CallError, Child, Join, Launch, Namespaces, ShimSocket, launch};
-use criw_engines::protocol::{FdRole, Reply, Request, VERSION};
-use criw_engines::spec::{EngineSection, Role, RuncSection, Section, Spec};
+use criw_engines::client::{Child, Join, Launch, Namespaces, ShimSocket, launch};
+use criw_engines::protocol::{FdRole, VERSION};
+use criw_engines::spec::{EngineSection, Role, RuncSection, Section, Spec, StdinMode};
 
-use super::{Container, Inner, Pod, Sandboxes, blocking, chain, now};
+use super::{Container, Inner, Pod, Sandboxes, blocking, chain, now, shim};
 use crate::container_state::{ContainerEvent, ContainerState, ProcessIdentity};
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::host::{boot, mounts, oci, oom_score, rootfs, shm};
+use crate::host::{mounts, oci, oom_score, rootfs, shm};
 use crate::id::{ContainerId, SandboxId};
 use crate::laps::Laps;
 use crate::model::{ContainerSpec, EngineSpec, Mount, PidMode, Scope};
@@ -165,40 +165,30 @@ impl Inner {
         let child = self.launch_shim(container, pod, record, parts.listener)?;
         laps.lap("launch");
         fault::point("create/launched");
-        let shim = ProcessIdentity {
+        let identity = ProcessIdentity {
             pid: child.pid,
             start_time: child.start_time,
         };
         if container.is_wasm() {
             oom_score::set(child.pid, container.spec.resources.oom_score_adj)?;
         }
-        let fds: Vec<BorrowedFd<'_>> = parts.fds.iter().map(|(_, fd)| fd.as_fd()).collect();
-        let request = Request::Create {
-            version: VERSION,
-            fds: parts.fds.iter().map(|(role, _)| *role).collect(),
-        };
-        let what = || format!("create container {}", container.spec.name);
-        let pid = match container
-            .socket(&self.config.state)
-            .call(&request, &fds, CREATE_DEADLINE)
-        {
-            Ok(Reply::Created { pid }) => pid,
-            Ok(Reply::Failed { message } | Reply::StartFailed { message }) => {
-                return Err(Error::node(what(), message));
-            }
-            Ok(other) => {
-                return Err(Error::node(what(), format!("the shim answered {other:?}")));
-            }
-            Err(error @ CallError::Gone { .. }) => {
-                let status = boot::exit_status(child.pidfd.as_fd()).ok().flatten();
-                let how = format!("{} (process status: {status:?})", chain(&error));
-                return Err(Error::node(what(), how));
-            }
-            Err(error) => return Err(Error::node(what(), error)),
-        };
+        let fds: Vec<_> = parts
+            .fds
+            .iter()
+            .map(|(role, fd)| (*role, fd.as_fd()))
+            .collect();
+        let socket = container.socket(&self.config.state);
+        let pid = shim::create(&child, &socket, &fds, CREATE_DEADLINE)
+            .map_err(|error| error.on(format!("create container {}", container.spec.name)))?;
         laps.lap("engine");
         fault::point("create/shim-created");
-        container.apply(&self.config.root, &ContainerEvent::ShimReady { shim, pid })?;
+        container.apply(
+            &self.config.root,
+            &ContainerEvent::ShimReady {
+                shim: identity,
+                pid,
+            },
+        )?;
         fault::point("create/created");
         Ok(child.pidfd)
     }
@@ -353,6 +343,11 @@ impl Inner {
                 container: container.id.as_str().to_owned(),
                 sandbox: pod.id.as_str().to_owned(),
                 role: Role::Container,
+                stdin: match (spec.stdin, spec.stdin_once) {
+                    (false, _) => None,
+                    (true, false) => Some(StdinMode::Open),
+                    (true, true) => Some(StdinMode::Once),
+                },
                 engine,
             },
         };

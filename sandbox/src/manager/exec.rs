@@ -1,7 +1,8 @@
-//! ExecSync: one more shim, born in the container's namespaces and cgroup.
+//! Exec: one more shim, born in the container's namespaces and cgroup.
 //!
 //! A locked-up shim cannot spawn, so the daemon does: the new process joins what
 //! the container has and runs another module of its image (Wasm) or asks runc to.
+//! The command's streams are pipes whose other ends are here, for whoever asked.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -14,21 +15,20 @@ use criw_engines::protocol::{ExitRecord, FdRole, Reply, Request, VERSION};
 use criw_engines::spec::{EngineSection, Role, RuncSection, Section, Spec};
 use rustix::thread::ThreadNameSpaceType;
 
+use super::shim::{self, CreateError};
+use super::streams::{Ends, Pipes, Reader, Streams};
 use super::tear_down::{KILL_DEADLINE, end_process, wait_readable};
-use super::{Container, Inner, Sandboxes, blocking};
+use super::{Container, Inner, Sandboxes, blocking, chain};
 use crate::container_state::ProcessIdentity;
 use crate::error::{Error, Result};
 use crate::host::boot;
 use crate::id::ContainerId;
 use crate::model::EngineSpec;
 use crate::readiness;
-use crate::view::{ExecOutput, MAX_EXEC_OUTPUT};
+use crate::view::ExecOutput;
 
 /// Building up and the answer to "go"; runc's own exec takes 30 ms.
 const SHIM_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Grandchildren may hold the pipes after the command has ended; nobody waits for them.
-const DRAIN: Duration = Duration::from_secs(1);
 
 /// One more process in a running container.
 #[derive(Debug)]
@@ -39,43 +39,180 @@ pub struct ExecSpec {
     pub engine: EngineSpec,
     /// Compiled code, Wasm only.
     pub code: Option<File>,
+    /// Which streams it gets; all others are `/dev/null`.
+    pub streams: Streams,
+    /// On a terminal; then there is no stderr of its own.
+    pub tty: bool,
 }
 
 impl Sandboxes {
-    /// Runs a command to its end and returns what it printed.
+    /// Starts a command. Its streams end when it does, or a while later if what it
+    /// started holds them.
     ///
     /// # Errors
     /// `WrongState` when the container does not run, `StartFailed` when the command
-    /// cannot be started, `Deadline` after `timeout`: the process is gone then.
+    /// cannot be started.
+    pub async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<(Exec, Pipes)> {
+        let inner = self.inner.clone();
+        let container = inner.container(id)?;
+        // Dropped half-way (the client has gone), what was built goes with it.
+        let (exec, ends) = blocking(move || {
+            let (exec, ends) = inner.begin_exec(&container, spec)?;
+            exec.body.go()?;
+            Ok((exec, ends))
+        })
+        .await?;
+        Ok((exec, ends.into_pipes()?))
+    }
+
+    /// Runs a command to its end and returns what it printed.
+    ///
+    /// # Errors
+    /// As [`Self::exec`], and `Deadline` after `timeout`: the process is gone then.
     pub async fn exec_sync(
         &self,
         id: &ContainerId,
-        exec: ExecSpec,
+        spec: ExecSpec,
         timeout: Option<Duration>,
     ) -> Result<ExecOutput> {
-        let inner = self.inner.clone();
-        let container = inner.container(id)?;
-        // Dropping this future (the client has gone) drops `Running`, which ends the process.
         let deadline = timeout.map(|t| Instant::now() + t);
-        let prepared = blocking(move || inner.begin_exec(&container, exec)).await?;
-        prepared.finish(deadline, timeout).await
+        let (exec, pipes) = self.exec(id, spec).await?;
+        let (stdout, stderr) = (Reader::start(pipes.stdout), Reader::start(pipes.stderr));
+        let ended = match deadline {
+            None => Ok(exec.ended().await),
+            Some(at) => tokio::time::timeout_at(at.into(), exec.ended()).await,
+        };
+        exec.end().await;
+        let Ok(code) = ended else {
+            let shown = timeout.unwrap_or_default();
+            return Err(Error::Deadline(format!(
+                "the command did not end within {shown:?} and was killed"
+            )));
+        };
+        Ok(ExecOutput {
+            code: code?,
+            stdout: stdout.collect().await,
+            stderr: stderr.collect().await,
+        })
     }
 }
 
-/// A started exec; dropping it ends the process and removes its directory.
-struct Running {
+/// A started command. Dropped, it is killed with what it started.
+pub struct Exec {
+    body: Arc<Body>,
+    /// Nobody has ended it yet.
+    open: bool,
+}
+
+struct Body {
     child: Child,
-    identity: ProcessIdentity,
     socket: ShimSocket,
     directory: PathBuf,
     exit_record: File,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
     wasm: bool,
 }
 
+impl Exec {
+    /// Waits for its end; the exit code.
+    pub async fn ended(&self) -> Result<i32> {
+        let failed = |error: std::io::Error| Error::node("wait for an exec", error);
+        let pidfd = self.body.child.pidfd.try_clone().map_err(failed)?;
+        let pidfd = readiness::register(pidfd).map_err(failed)?;
+        let _ = pidfd.readable().await.map_err(failed)?;
+        let record = ExitRecord::read(self.body.exit_record.as_fd())
+            .map_err(|e| Error::node("read how an exec ended", e))?;
+        // A shim that was killed wrote none.
+        Ok(match record {
+            Some(record) => record.code,
+            None => boot::exit_status(self.body.child.pidfd.as_fd())
+                .ok()
+                .flatten()
+                .map_or(128 + libc::SIGKILL, |status| status.exit_code()),
+        })
+    }
+
+    /// Tells its terminal a size, in characters.
+    pub async fn resize(&self, width: u16, height: u16) -> Result<()> {
+        let body = self.body.clone();
+        blocking(move || super::attach::resize(&body.socket, width, height)).await
+    }
+
+    /// Kills it if it still runs, and waits until nothing of it is left.
+    pub async fn end(mut self) {
+        self.open = false;
+        let body = self.body.clone();
+        let ended = blocking(move || {
+            body.end();
+            Ok(())
+        });
+        if let Err(error) = ended.await {
+            tracing::warn!(error = %chain(&error), "end an exec");
+        }
+    }
+}
+
+impl Drop for Exec {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let body = self.body.clone();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || body.end())),
+            Err(_) => body.end(),
+        }
+    }
+}
+
+impl Body {
+    fn identity(&self) -> ProcessIdentity {
+        ProcessIdentity {
+            pid: self.child.pid,
+            start_time: self.child.start_time,
+        }
+    }
+
+    fn go(&self) -> Result<()> {
+        let answer = self
+            .socket
+            .call(&Request::Start, &[], SHIM_DEADLINE)
+            .map_err(|e| Error::node("start an exec", e))?;
+        match answer {
+            Reply::Started => Ok(()),
+            Reply::StartFailed { message } | Reply::Failed { message } => {
+                Err(Error::StartFailed(message))
+            }
+            other => Err(Error::node(
+                "start an exec",
+                format!("the shim answered {other:?}"),
+            )),
+        }
+    }
+
+    /// Idempotent.
+    fn end(&self) {
+        let ended = boot::open_if_same(self.identity()).is_ok_and(|one| one.is_none());
+        if !ended && !self.wasm && !wait_readable(&self.child.pidfd, Duration::ZERO) {
+            // The keeper kills its command first; then the keeper follows by itself.
+            let kill = Request::Signal {
+                signal: libc::SIGKILL,
+                stop: false,
+                grace_ms: 0,
+            };
+            let _ = self.socket.call(&kill, &[], Duration::from_secs(5));
+            wait_readable(&self.child.pidfd, Duration::from_secs(3));
+        }
+        end_process(self.identity(), KILL_DEADLINE);
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
 impl Inner {
-    fn begin_exec(self: &Arc<Self>, container: &Arc<Container>, exec: ExecSpec) -> Result<Running> {
+    fn begin_exec(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        spec: ExecSpec,
+    ) -> Result<(Exec, Ends)> {
         let state = container.state();
         let Some(shim) = state.shim().filter(|_| state.is_running()) else {
             return Err(Error::WrongState(format!(
@@ -84,7 +221,7 @@ impl Inner {
             )));
         };
         let directory = self.exec_directory(container)?;
-        self.launch_exec(container, exec, shim, &directory)
+        self.launch_exec(container, spec, shim, &directory)
             .inspect_err(|_| {
                 let _ = std::fs::remove_dir_all(&directory);
             })
@@ -107,7 +244,7 @@ impl Inner {
         exec: ExecSpec,
         shim: ProcessIdentity,
         directory: &Path,
-    ) -> Result<Running> {
+    ) -> Result<(Exec, Ends)> {
         let what = |step: &str| format!("{step} for exec in container {}", container.id);
         let wasm = matches!(exec.engine, EngineSpec::Wasm { .. });
         let (program, engine) = match exec.engine {
@@ -126,27 +263,20 @@ impl Inner {
             ),
         };
         let bundle = container.bundle(&self.config.state);
-        let spec = self.exec_spec(container, &bundle, exec.args, engine)?;
+        let spec = self.exec_spec(container, &bundle, exec.args, exec.tty, engine)?;
         let spec_path = directory.join("spec.json");
         let spec_file = super::containers::write_spec(&spec_path, &spec)?;
         let exit_record = super::containers::new_file(&directory.join("exit.json"))?;
-        let (stdout, stdout_guest) = pipe().map_err(|e| Error::node(what("make pipes"), e))?;
-        let (stderr, stderr_guest) = pipe().map_err(|e| Error::node(what("make pipes"), e))?;
+        let (guest_ends, ends) =
+            super::streams::pipes(exec.streams).map_err(|e| Error::node(what("make pipes"), e))?;
         let listener =
             ShimSocket::bind(directory).map_err(|e| Error::node(what("bind the socket"), e))?;
 
-        let mut roles = vec![
-            FdRole::Spec,
-            FdRole::ExitRecord,
-            FdRole::Stdout,
-            FdRole::Stderr,
+        let mut parts: Vec<(FdRole, BorrowedFd<'_>)> = vec![
+            (FdRole::Spec, spec_file.as_fd()),
+            (FdRole::ExitRecord, exit_record.as_fd()),
         ];
-        let mut fds: Vec<BorrowedFd<'_>> = vec![
-            spec_file.as_fd(),
-            exit_record.as_fd(),
-            stdout_guest.as_fd(),
-            stderr_guest.as_fd(),
-        ];
+        parts.extend(guest_ends.iter().map(|(role, fd)| (*role, fd.as_fd())));
         let Some(pidfd) = boot::open_if_same(shim)? else {
             return Err(Error::WrongState(format!(
                 "exec in container {}: it has just ended",
@@ -158,64 +288,50 @@ impl Inner {
         let mut kinds = ThreadNameSpaceType::NETWORK
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
-        let mounts;
+        let mounts: OwnedFd;
         let leaf = if wasm {
             mounts = File::open(format!("/proc/{}/ns/mnt", shim.pid))
-                .map_err(|e| Error::node(what("open the mount namespace"), e))?;
-            roles.push(FdRole::ContainerMounts);
-            fds.push(mounts.as_fd());
+                .map_err(|e| Error::node(what("open the mount namespace"), e))?
+                .into();
+            parts.push((FdRole::ContainerMounts, mounts.as_fd()));
             kinds |= ThreadNameSpaceType::PROCESS_ID;
             container.record().leaf.clone()
         } else {
             let record = container.record();
             record.shim_leaf.as_ref().unwrap_or(&record.leaf).clone()
         };
-        let namespaces = Namespaces {
-            join: vec![Join::Process { pidfd, kinds }],
-            new_pid: false,
-        };
         if let Some(code) = &exec.code {
-            roles.push(FdRole::Code);
-            fds.push(code.as_fd());
+            parts.push((FdRole::Code, code.as_fd()));
         }
         let child = launch(Launch {
             program,
             id: format!("{}-exec", container.id),
             listener,
             cgroup_dirs: self.leaf(&leaf)?.dirs(),
-            namespaces,
+            namespaces: Namespaces {
+                join: vec![Join::Process { pidfd, kinds }],
+                new_pid: false,
+            },
             stderr: super::containers::daemon_stderr(),
         })
         .map_err(|e| Error::node(what("start the shim"), e))?;
-        let running = Running {
-            identity: ProcessIdentity {
-                pid: child.pid,
-                start_time: child.start_time,
-            },
+        let body = Body {
             child,
             socket: ShimSocket::at(directory),
             directory: directory.to_owned(),
             exit_record: exit_record
                 .try_clone()
                 .map_err(|e| Error::node(what("keep the exit record"), e))?,
-            stdout,
-            stderr,
             wasm,
         };
-        let request = Request::Create {
-            version: VERSION,
-            fds: roles,
+        let exec = Exec {
+            body: Arc::new(body),
+            open: true,
         };
-        match running.socket.call(&request, &fds, SHIM_DEADLINE) {
-            Ok(Reply::Created { .. }) => Ok(running),
-            Ok(Reply::Failed { message } | Reply::StartFailed { message }) => {
-                Err(Error::StartFailed(message))
-            }
-            Ok(other) => Err(Error::node(
-                what("build the shim"),
-                format!("it answered {other:?}"),
-            )),
-            Err(error) => Err(Error::node(what("build the shim"), error)),
+        match shim::create(&exec.body.child, &exec.body.socket, &parts, SHIM_DEADLINE) {
+            Ok(_) => Ok((exec, ends)),
+            Err(CreateError::Refused(text)) => Err(Error::StartFailed(text)),
+            Err(error) => Err(error.on(what("build the shim"))),
         }
     }
 
@@ -225,6 +341,7 @@ impl Inner {
         container: &Container,
         bundle: &Path,
         args: Vec<String>,
+        tty: bool,
         engine: EngineSection,
     ) -> Result<Spec> {
         let path = bundle.join("config.json");
@@ -234,162 +351,24 @@ impl Inner {
             .map_err(|e| Error::node(format!("read spec {}", path.display()), e))?;
         let mut process = spec.oci.process().clone().unwrap_or_default();
         process.set_args(Some(args));
-        process.set_terminal(Some(false));
+        process.set_terminal(Some(tty));
+        if tty {
+            // Programs that draw on a terminal need its kind.
+            let mut env = process.env().clone().unwrap_or_default();
+            if !env.iter().any(|pair| pair.starts_with("TERM=")) {
+                env.push("TERM=xterm".to_owned());
+            }
+            process.set_env(Some(env));
+        }
         spec.oci.set_process(Some(process));
         spec.criw = Section {
             version: VERSION,
             container: container.id.as_str().to_owned(),
             sandbox: container.sandbox.as_str().to_owned(),
             role: Role::Exec,
+            stdin: None,
             engine,
         };
         Ok(spec)
-    }
-}
-
-impl Running {
-    async fn finish(
-        self,
-        deadline: Option<Instant>,
-        timeout: Option<Duration>,
-    ) -> Result<ExecOutput> {
-        let what = "run an exec";
-        let stdout = reader(&self.stdout)?;
-        let stderr = reader(&self.stderr)?;
-        let socket = self.socket.clone();
-        let started = blocking(move || {
-            socket
-                .call(&Request::Start, &[], SHIM_DEADLINE)
-                .map_err(|e| Error::node("start an exec", e))
-        })
-        .await;
-        match started {
-            Ok(Reply::Started) => {}
-            Ok(Reply::StartFailed { message } | Reply::Failed { message }) => {
-                return Err(Error::StartFailed(message));
-            }
-            Ok(other) => {
-                return Err(Error::node(
-                    "start an exec",
-                    format!("the shim answered {other:?}"),
-                ));
-            }
-            Err(error) => return Err(error),
-        }
-        let ended = async {
-            let pidfd = readiness::register(
-                self.child
-                    .pidfd
-                    .try_clone()
-                    .map_err(|e| Error::node(what, e))?,
-            )
-            .map_err(|e| Error::node(what, e))?;
-            let _ = pidfd.readable().await.map_err(|e| Error::node(what, e))?;
-            Ok::<(), Error>(())
-        };
-        match deadline {
-            None => ended.await?,
-            Some(at) => {
-                if tokio::time::timeout_at(at.into(), ended).await.is_err() {
-                    let shown = timeout.unwrap_or_default();
-                    self.end().await;
-                    return Err(Error::Deadline(format!(
-                        "the command did not end within {shown:?} and was killed"
-                    )));
-                }
-            }
-        }
-        let record = ExitRecord::read(self.exit_record.as_fd())
-            .map_err(|e| Error::node("read how an exec ended", e))?;
-        let stdout = stdout.collect().await;
-        let stderr = stderr.collect().await;
-        let code = record.map_or(128 + libc::SIGKILL, |r| r.code);
-        Ok(ExecOutput {
-            stdout,
-            stderr,
-            code,
-        })
-    }
-
-    /// Kills the command and waits until it is gone.
-    async fn end(self) {
-        let socket = self.socket.clone();
-        let wasm = self.wasm;
-        let identity = self.identity;
-        let pidfd = self.child.pidfd.try_clone();
-        let _ = blocking(move || {
-            if !wasm {
-                // The keeper kills its command first; then the keeper follows by itself.
-                let kill = Request::Signal {
-                    signal: libc::SIGKILL,
-                    stop: false,
-                    grace_ms: 0,
-                };
-                let _ = socket.call(&kill, &[], Duration::from_secs(5));
-                if let Ok(pidfd) = &pidfd {
-                    wait_readable(pidfd, Duration::from_secs(3));
-                }
-            }
-            end_process(identity, KILL_DEADLINE);
-            Ok(())
-        })
-        .await;
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Reaps it too; short, because a killed process ends within a scheduling delay.
-        end_process(self.identity, Duration::from_secs(5));
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
-}
-
-/// Reads a pipe to its end on a thread of the blocking pool; keeps the first bytes only.
-struct Reader {
-    task: tokio::task::JoinHandle<()>,
-    kept: Arc<std::sync::Mutex<Vec<u8>>>,
-}
-
-fn reader(pipe: &OwnedFd) -> Result<Reader> {
-    let pipe = pipe
-        .try_clone()
-        .map_err(|e| Error::node("read the output of an exec", e))?;
-    let kept = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let target = kept.clone();
-    let task = tokio::spawn(async move {
-        let Ok(()) = rustix::io::ioctl_fionbio(&pipe, true) else {
-            return;
-        };
-        let Ok(pipe) = readiness::register(pipe) else {
-            return;
-        };
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(mut ready) = pipe.readable().await {
-            match ready.try_io(|pipe| Ok(rustix::io::read(pipe.get_ref(), &mut buffer)?)) {
-                Ok(Ok(0) | Err(_)) => return,
-                Ok(Ok(n)) => {
-                    let mut kept = super::lock(&target);
-                    let room = MAX_EXEC_OUTPUT.saturating_sub(kept.len());
-                    kept.extend_from_slice(&buffer[..n.min(room)]);
-                }
-                Err(_would_block) => {}
-            }
-        }
-    });
-    Ok(Reader { task, kept })
-}
-
-impl Reader {
-    async fn collect(self) -> Vec<u8> {
-        let mut task = self.task;
-        if tokio::time::timeout(DRAIN, &mut task).await.is_err() {
-            task.abort();
-        }
-        std::mem::take(&mut *super::lock(&self.kept))
     }
 }

@@ -10,6 +10,8 @@
 //! A call runs in a task of its own to its end or its tear-down, whatever becomes of
 //! the client that asked; what an abandoned call built is taken down again.
 
+mod attach;
+mod connect;
 mod containers;
 mod entry;
 mod exec;
@@ -17,8 +19,10 @@ mod exit;
 mod node;
 mod pods;
 mod recover;
+mod shim;
 mod stats;
 mod stop;
+mod streams;
 mod tear_down;
 
 use std::collections::HashMap;
@@ -38,7 +42,8 @@ use node::Host;
 
 pub use criw_engines::record::chain;
 pub(crate) use entry::{Container, Pod};
-pub use exec::ExecSpec;
+pub use exec::{Exec, ExecSpec};
+pub use streams::{Pipes, Streams};
 
 /// Events that a slow subscriber may lag behind before it loses some.
 const EVENT_QUEUE: usize = 4096;

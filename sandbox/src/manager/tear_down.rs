@@ -112,8 +112,8 @@ pub(crate) fn end_process(identity: ProcessIdentity, limit: Duration) {
     }
 }
 
-/// Waits until a pidfd says that its process ended.
-pub(crate) fn wait_readable(pidfd: &OwnedFd, limit: Duration) {
+/// Waits until a pidfd says that its process ended; whether it does.
+pub(crate) fn wait_readable(pidfd: &OwnedFd, limit: Duration) -> bool {
     let mut fds = [rustix::event::PollFd::new(
         pidfd,
         rustix::event::PollFlags::IN,
@@ -122,5 +122,5 @@ pub(crate) fn wait_readable(pidfd: &OwnedFd, limit: Duration) {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),
     };
-    let _ = rustix::event::poll(&mut fds, Some(&limit));
+    rustix::event::poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0)
 }

@@ -28,6 +28,7 @@ fn output_is_logged_and_codes_are_kept() {
             phase,
             pid: Some(pid),
             dropped_log_lines: 0,
+            revision: criw_engines::protocol::REVISION,
         };
         assert_eq!(shim.call(&Request::State), state(Phase::Created));
         assert!(shim.lines().is_empty());
