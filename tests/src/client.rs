@@ -67,6 +67,8 @@ calls! {
     pods: list_containers(ListContainersRequest) -> ListContainersResponse;
     pods: container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     pods: update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+    pods: attach(AttachRequest) -> AttachResponse;
+    pods: port_forward(PortForwardRequest) -> PortForwardResponse;
     pods: reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     pods: exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     pods: exec(ExecRequest) -> ExecResponse;

@@ -1,6 +1,6 @@
 //! The real crictl against a machine's daemon.
 
-use std::process::Output;
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,10 +9,16 @@ use crate::machine::Machine;
 
 /// Runs crictl to its end, whatever its exit code.
 pub fn run(machine: &Machine, args: &[&str]) -> Result<Output> {
+    command(machine, args)?
+        .output()
+        .with_context(|| format!("run crictl {}", args.join(" ")))
+}
+
+/// crictl, to be started by the caller.
+pub fn command(machine: &Machine, args: &[&str]) -> Result<Command> {
     let endpoint = format!("unix://{}", machine.world.path("s").display());
-    machine
-        .world
-        .command(binaries::crictl()?)
+    let mut command = machine.world.command(binaries::crictl()?);
+    command
         // No /etc/crictl.yaml of the host; more patience than the default of 2 s,
         // because tests of many daemons share two cores.
         .args([
@@ -25,9 +31,8 @@ pub fn run(machine: &Machine, args: &[&str]) -> Result<Output> {
             "-i",
             &endpoint,
         ])
-        .args(args)
-        .output()
-        .with_context(|| format!("run crictl {}", args.join(" ")))
+        .args(args);
+    Ok(command)
 }
 
 /// Runs crictl; stdout, or an error with stderr when it fails.

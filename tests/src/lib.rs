@@ -22,5 +22,6 @@ pub mod leak;
 pub mod machine;
 pub mod plan;
 pub mod registry;
+pub mod spdy;
 pub mod wait;
 pub mod world;

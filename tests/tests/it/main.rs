@@ -18,4 +18,5 @@ mod life;
 mod logs;
 mod network;
 mod restart;
+mod streaming;
 mod volumes;

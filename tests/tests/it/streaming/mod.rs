@@ -1,0 +1,50 @@
+//! Exec, attach and port-forward through the real crictl, with both of its transports,
+//! and through a raw client where crictl is too polite.
+
+mod attach;
+mod exec;
+mod forward;
+mod refused;
+
+use criw_proto::v1::ExecRequest;
+use criw_tests::machine::{Machine, Pod};
+
+use crate::engine::Engine;
+
+const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
+
+/// A running idle container.
+fn idle(machine: &Machine, engine: Engine) -> (Pod, String) {
+    let image = engine.provide(machine);
+    let pod = machine.pod(engine.handler()).unwrap();
+    let id = machine.run(&pod, engine.idle("idle", &image)).unwrap();
+    machine.logged(&id, "ready").unwrap();
+    (pod, id)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Bytes that no pattern of lost or repeated blocks leaves the same.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn request(id: &str, argv: &[&str]) -> ExecRequest {
+    ExecRequest {
+        container_id: id.into(),
+        cmd: argv.iter().map(|arg| (*arg).to_owned()).collect(),
+        stdout: true,
+        ..Default::default()
+    }
+}
