@@ -36,7 +36,7 @@ fn several_clients_are_attached_and_the_first_that_leaves_ends_the_input() {
         let mut clients = vec![];
         if engine == Engine::Linux {
             // One that only reads; it is there once it sees what the other typed.
-            let (mut reader, read) = raw_attach(&machine, &id, false);
+            let (reader, read) = raw_attach(&machine, &id, false);
             wait::until("the second client", wait::PATIENCE, || {
                 writer.send(streams[1], b"tick\n").unwrap();
                 assert!(writer.step().unwrap());
