@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use criw_engines::spec::{HttpSection, WasmSection};
-use criw_image_service::{CompileError, Image, ImageId, Kind, Prepared, Want};
+use criw_image_service::{CompileError, Image, ImageId, Prepared};
 use criw_proto::v1 as cri;
 use criw_sandbox::host::rootview::RootView;
 use criw_sandbox::model::{ContainerSpec, EngineSpec, ImageNames, PidMode, Process};
@@ -19,6 +19,7 @@ use crate::daemon::Daemon;
 use crate::entry::{self, Module, Place, Program};
 use crate::error;
 use crate::handlers::Route;
+use crate::variant;
 
 /// Of an image's /etc/passwd and /etc/group.
 const MAX_USER_FILE: usize = 1 << 20;
@@ -71,12 +72,8 @@ async fn build(
         .ok_or_else(|| Status::invalid_argument("the container has no config"))?;
     let asked = config.image.clone().unwrap_or_default();
     let image = find_image(daemon, &asked.image)?;
-    let route = daemon.handlers.known_route(&pod.spec.handler);
-    let prepared = daemon
-        .images
-        .prepare(&image.id, want(&route, &image.kinds))
-        .await
-        .map_err(|e| error::prepare(&e))?;
+    let route = variant::route(daemon, &pod, &config)?;
+    let prepared = variant::prepare(daemon, &image, &route, &config).await?;
     let kind = prepared.kind;
     let plan = plan(daemon, &pod, &config, &asked, &route, &prepared).await?;
     let id = daemon
@@ -112,16 +109,6 @@ fn find_image(daemon: &Daemon, name: &str) -> Result<Image, Status> {
                 "image {name:?} is not on this node; pull it first (CreateContainer does not)"
             ))
         })
-}
-
-/// A Wasm handler wants the Wasm variant, `runc` the host's, and each takes the other
-/// when there is no choice: containers of one pod may be of both kinds.
-pub fn want(route: &Route, kinds: &[Kind]) -> Want {
-    match route {
-        Route::Wasm(_) if kinds.contains(&Kind::Wasm) => Want::Wasm,
-        Route::Linux if kinds.contains(&Kind::Linux) => Want::Host,
-        _ => Want::Any,
-    }
 }
 
 struct Plan {
@@ -477,26 +464,6 @@ mod tests {
     use criw_image_service::Digest;
 
     use super::*;
-
-    #[test]
-    fn each_container_of_a_pod_takes_the_variant_it_can() {
-        let wasm = Route::Wasm("wasmtime".into());
-        let (both, linux, only_wasm) = (
-            &[Kind::Linux, Kind::Wasm][..],
-            &[Kind::Linux][..],
-            &[Kind::Wasm][..],
-        );
-        for (route, kinds, expected) in [
-            (&Route::Auto, both, Want::Any),
-            (&wasm, both, Want::Wasm),
-            (&wasm, linux, Want::Any),
-            (&wasm, only_wasm, Want::Wasm),
-            (&Route::Linux, both, Want::Host),
-            (&Route::Linux, only_wasm, Want::Any),
-        ] {
-            assert_eq!(want(route, kinds), expected, "{route:?} {kinds:?}");
-        }
-    }
 
     #[test]
     fn images_are_named_by_tag_then_digest_then_id() {

@@ -135,7 +135,7 @@ fn not_found(place: &Place, word: &str, modules: &[WasmModule]) -> String {
 }
 
 /// As it stands, then split at the last `#`.
-fn spellings(word: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+pub fn spellings(word: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     let split = word
         .rsplit_once('#')
         .filter(|(name, export)| !name.is_empty() && !export.is_empty())
@@ -270,6 +270,9 @@ enum Magic {
     Unknown(String),
 }
 
+/// The operating system in ELF files that hold Wasmtime's compiled code (`.cwasm`).
+const ELF_OSABI_WASMTIME: u8 = 200;
+
 /// What a file is by its first 20 bytes.
 fn magic(head: &[u8]) -> Magic {
     if head.starts_with(b"\0asm") {
@@ -279,11 +282,23 @@ fn magic(head: &[u8]) -> Magic {
         return Magic::Native;
     }
     if !head.starts_with(b"\x7fELF") {
-        return Magic::Unknown(if head.is_empty() {
-            "an empty file".to_owned()
-        } else {
-            "a file of an unknown kind".to_owned()
-        });
+        let what = match head.trim_ascii_start() {
+            [] if head.is_empty() => "an empty file",
+            text if [&b"(module"[..], b"(component", b";;", b"(;"]
+                .iter()
+                .any(|start| text.starts_with(start)) =>
+            {
+                "WebAssembly text, which has to be made binary first (wasm-tools parse, wat2wasm)"
+            }
+            _ => "a file of an unknown kind",
+        };
+        return Magic::Unknown(what.to_owned());
+    }
+    if head.get(7) == Some(&ELF_OSABI_WASMTIME) {
+        return Magic::Unknown(
+            "code that Wasmtime compiled beforehand, which is never run from an image (put the .wasm there instead)"
+                .to_owned(),
+        );
     }
     // e_machine of ELF files for this machine; x86_64 kernels run i386 programs too.
     let ours: &[u16] = match std::env::consts::ARCH {
@@ -336,8 +351,24 @@ mod tests {
         assert_eq!(magic(b"\0asm\x01\0\0\0"), Magic::Wasm);
         assert_eq!(magic(b"#!/bin/sh\n"), Magic::Native);
         assert_eq!(magic(&elf(own_machine())), Magic::Native);
-        for bad in [&elf(40)[..], b"\x7fELF", b"hello", b"", b"\0as"] {
-            assert!(matches!(magic(bad), Magic::Unknown(_)), "{bad:?}");
+        let mut compiled = elf(own_machine());
+        compiled[7] = ELF_OSABI_WASMTIME;
+        for (bad, part) in [
+            (&elf(40)[..], "another machine"),
+            (&compiled, "compiled beforehand"),
+            (b"\x7fELF", "truncated"),
+            (b"hello", "unknown"),
+            (b"", "empty"),
+            (b" ", "unknown"),
+            (b"\0as", "unknown"),
+            (b"\n (module (memory 1))", "WebAssembly text"),
+            (b";; text", "WebAssembly text"),
+        ] {
+            let found = magic(bad);
+            assert!(
+                matches!(&found, Magic::Unknown(what) if what.contains(part)),
+                "{bad:?} {found:?}"
+            );
         }
     }
 

@@ -13,14 +13,16 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::convert::argv;
-use crate::create::{blocking, code, image_id, want};
+use crate::create::{blocking, code, image_id};
 use crate::daemon::Daemon;
 use crate::entry::{self, Place, Program};
 use crate::error;
+use crate::handlers::Route;
 use crate::streaming::Granted;
 use crate::streaming::remote::{Streams, Wanted};
 use crate::streaming::resize::Size;
 use crate::streaming::status::Outcome;
+use crate::variant::want;
 
 /// How long a container whose output has ended may take to be recorded as ended.
 const EXIT: Duration = Duration::from_secs(2);
@@ -304,9 +306,7 @@ async fn wasm(
     args: Vec<String>,
 ) -> Result<(Vec<String>, EngineSpec, Option<File>), Status> {
     let spec = container.spec.clone();
-    let pod = daemon.find_pod(container.sandbox.as_str())?;
-    let handler = pod.map(|pod| pod.spec.handler.clone()).unwrap_or_default();
-    let route = daemon.handlers.known_route(&handler);
+    let route = Route::Wasm(engine.to_owned());
     // The image may have been removed meanwhile; its layers are held, its modules are
     // then compiled as files.
     let mut modules = Vec::new();

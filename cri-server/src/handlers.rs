@@ -32,6 +32,22 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("wws", "wws"),
 ];
 
+/// Engines that will never be here, and what their users can do.
+const RETIRED: &[(&str, &str)] = &[
+    (
+        "slight",
+        "SpiderLightning (slight) is not run by CRI-W; build the application as a component of wasi:http/proxy or wasi:cli/command",
+    ),
+    (
+        "wws",
+        "Wasm Workers Server (wws) is not run by CRI-W; build each worker as a component of wasi:http/proxy",
+    ),
+    (
+        "lunatic",
+        "lunatic is not run by CRI-W; build the program for wasm32-wasip1 or wasm32-wasip2",
+    ),
+];
+
 /// What a handler asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
@@ -69,6 +85,18 @@ pub enum HandlerError {
     Unknown {
         /// As asked.
         name: String,
+        /// Names that would work.
+        usable: String,
+    },
+    /// The name is known from other runtimes, its engine is none of ours.
+    #[error(
+        "runtime handler {name:?}: {advice}, and use another RuntimeClass; usable here: {usable}"
+    )]
+    Retired {
+        /// As asked.
+        name: String,
+        /// What to do.
+        advice: &'static str,
         /// Names that would work.
         usable: String,
     },
@@ -120,9 +148,18 @@ impl Handlers {
                 usable: self.usable_text(),
             });
         };
-        match self.missing(route) {
-            None => Ok(route),
-            Some(binary) => Err(HandlerError::NotInstalled {
+        let retired = match route {
+            Route::Wasm(engine) => RETIRED.iter().find(|(name, _)| name == engine),
+            Route::Auto | Route::Linux => None,
+        };
+        match (self.missing(route), retired) {
+            (None, _) => Ok(route),
+            (Some(_), Some((_, advice))) => Err(HandlerError::Retired {
+                name: name.to_owned(),
+                advice,
+                usable: self.usable_text(),
+            }),
+            (Some(binary), None) => Err(HandlerError::NotInstalled {
                 name: name.to_owned(),
                 binary,
                 directory: self.libexec.display().to_string(),
@@ -214,6 +251,14 @@ mod tests {
         let text = handlers.route("wasmedge").unwrap_err().to_string();
         for word in ["\"wasmedge\"", "criw-shim-wasmedge", "\"wasmtime\""] {
             assert!(text.contains(word), "{text}");
+        }
+        for (name, part) in [
+            ("wasmtime-slight-v1", "wasi:http/proxy"),
+            ("wws", "Wasm Workers Server"),
+            ("lunatic", "wasm32-wasip2"),
+        ] {
+            let text = handlers.route(name).unwrap_err().to_string();
+            assert!(text.contains(name) && text.contains(part), "{text}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //!   serve       opens the rooms, serves, drains
 //!   door        deadlines and codes, before every RPC
 //!   runtime, image_rpc   one method for each RPC: check, convert, forward
-//!   create, entry, exec  what a container or command is, out of a request and an image
+//!   create, variant, entry, exec  what a container or command is, out of a request and an image
 //!   streaming            exec, attach and port-forward: HTTP, SPDY, WebSocket
 //!   info                 status of the node, verbose answers
 //!   events, stats        news and numbers
@@ -39,3 +39,4 @@ pub mod serve;
 pub mod socket;
 pub mod stats;
 pub mod streaming;
+pub mod variant;

@@ -7,6 +7,7 @@ mod challenge;
 mod compile;
 mod digest;
 mod error;
+mod foreign;
 mod hosts;
 mod image;
 mod index;

@@ -204,11 +204,7 @@ pub(crate) fn classify(manifest: &Manifest) -> Result<Content, String> {
             || media_type == "application/vnd.wasm.content.layer.v1+data"
             || media_type.starts_with("application/vnd.wasm.content.bundle.")
         {
-            return Err(
-                "it is a Spin application pushed by `spin registry push`, which is not supported yet; \
-                 build it as an image with its component as entrypoint"
-                    .to_owned(),
-            );
+            return Err(crate::foreign::SPIN.to_owned());
         }
         if media_type.ends_with("+encrypted") {
             return Err("its layers are encrypted; decrypt the image before pushing it".to_owned());

@@ -17,13 +17,13 @@ use tokio::sync::Semaphore;
 use crate::compile::Compiler;
 use crate::digest::Digest;
 use crate::error::{CompileError, PullError, StoreError};
+use crate::foreign::{self, Command};
 use crate::image::{Config, ImageId, Kind, ProcessConfig, PullRequest, Want, WasmModule};
 use crate::index::{Change, ImageRecord, LayerRecord, Variant};
 use crate::layer::Fault;
 use crate::layer::tree::Tree;
 use crate::layer::unpack::{self, Bounds};
 use crate::manifest::{self, Content, Descriptor, Document, ImageConfig, Manifest};
-use crate::program;
 use crate::reference::{Reference, Target};
 use crate::registry::{Clients, Session, Sink};
 use crate::store::{Hold, Store};
@@ -153,11 +153,7 @@ impl Pull<'_> {
         let content = manifest::classify(manifest).map_err(|reason| self.refused(reason))?;
         let config = self.config(manifest, content).await?;
         if config.is_spin {
-            return Err(self.refused(
-                "it is a Spin application, which is not supported yet; \
-                 build it as an image with its component as entrypoint"
-                    .to_owned(),
-            ));
+            return Err(self.refused(foreign::SPIN.to_owned()));
         }
         let (layers, modules) = match content {
             Content::Modules => (Vec::new(), self.modules(manifest).await?),
@@ -169,16 +165,13 @@ impl Pull<'_> {
         };
         let mut process = config.process.clone();
         process.annotations = manifest.annotations.clone().unwrap_or_default();
-        if is_proxy_wasm(&modules, &process) {
-            return Err(self.refused(
-                "it holds a proxy-wasm filter (plugin.wasm) and no command; such modules run inside Envoy, \
-                 use it in a WasmPlugin instead of a pod"
-                    .to_owned(),
-            ));
-        }
         let mut kind = manifest::kind_by_platform(&config.platform, content);
-        if kind == Kind::Linux && self.starts_module(&layers, &modules, &process).await? {
-            kind = Kind::Wasm;
+        if kind == Kind::Wasm || !modules.is_empty() {
+            match self.command(&layers, &modules, &process).await? {
+                Command::Foreign(sentence) => return Err(self.refused(sentence.to_owned())),
+                Command::Module => kind = Kind::Wasm,
+                Command::Other => {}
+            }
         }
         // The empty config of many Wasm artifacts is the same blob for all of them.
         let identity = if config.identifies_content || manifest.layers.is_empty() {
@@ -405,25 +398,13 @@ impl Pull<'_> {
         .await
     }
 
-    /// Whether the image's own command is one of its modules.
-    async fn starts_module(
+    /// What the image's own command is.
+    async fn command(
         &self,
         layers: &[Digest],
         modules: &[WasmModule],
         process: &ProcessConfig,
-    ) -> Result<bool, PullError> {
-        let Some(first) = process
-            .entrypoint
-            .iter()
-            .chain(&process.cmd)
-            .next()
-            .cloned()
-        else {
-            return Ok(false);
-        };
-        if modules.is_empty() {
-            return Ok(false);
-        }
+    ) -> Result<Command, PullError> {
         let lowers: Vec<PathBuf> = layers
             .iter()
             .map(|chain| self.service.store.layer_path(chain))
@@ -431,14 +412,7 @@ impl Pull<'_> {
         let (modules, process) = (modules.to_vec(), process.clone());
         let root = self.service.store.root().to_owned();
         blocking(move || {
-            let search = process
-                .env
-                .iter()
-                .rev()
-                .find_map(|entry| entry.strip_prefix("PATH="));
-            let found = program::find(&lowers, &modules, &first, &process.working_dir, search)
-                .map_err(|fault| pull_error(fault, &root))?;
-            Ok(matches!(found, Some(program::Program::Module(_))))
+            foreign::command(&lowers, &modules, &process).map_err(|fault| pull_error(fault, &root))
         })
         .await
     }
@@ -600,13 +574,6 @@ fn visible_modules(store: &Store, layers: &[Digest]) -> Result<Vec<WasmModule>, 
     Ok(visible)
 }
 
-/// What Istio's tools push: a file system with nothing but the filter.
-fn is_proxy_wasm(modules: &[WasmModule], process: &ProcessConfig) -> bool {
-    matches!(modules, [module] if module.path.as_deref() == Some(Path::new("/plugin.wasm")))
-        && process.entrypoint.is_empty()
-        && process.cmd.is_empty()
-}
-
 /// Each layer's identity together with all below it, as the image spec defines it.
 fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     let mut chains: Vec<Digest> = Vec::new();
@@ -724,23 +691,5 @@ mod tests {
             [a.clone(), Digest::of(format!("{a} {b}").as_bytes())]
         );
         assert!(chain_ids(&[]).is_empty());
-    }
-
-    #[test]
-    fn only_a_lone_filter_without_command_is_proxy_wasm() {
-        let module = |path: &str| WasmModule {
-            path: Some(path.into()),
-            digest: Digest::of(b""),
-            size: 1,
-        };
-        let none = ProcessConfig::default();
-        let command = ProcessConfig {
-            entrypoint: vec!["/plugin.wasm".into()],
-            ..ProcessConfig::default()
-        };
-        assert!(is_proxy_wasm(&[module("/plugin.wasm")], &none));
-        assert!(!is_proxy_wasm(&[module("/plugin.wasm")], &command));
-        assert!(!is_proxy_wasm(&[module("/app.wasm")], &none));
-        assert!(!is_proxy_wasm(&[], &none));
     }
 }

@@ -29,13 +29,7 @@ const MAX_LISTEN: usize = 64;
 
 /// Reads them for a Wasm container of that name.
 pub fn wishes(name: &str, container: &Map, pod: &Map) -> Result<Wishes, Invalid> {
-    let get = |key: &str| {
-        container
-            .get(key)
-            .or_else(|| pod.get(&format!("{key}.{name}")))
-            .or_else(|| pod.get(key))
-            .map(|value| value.trim())
-    };
+    let get = |key: &str| lookup(key, name, container, pod);
     let listen = match get("criw.dev/listen") {
         None | Some("") => Vec::new(),
         Some(list) => list.split(',').map(address).collect::<Result<_, _>>()?,
@@ -81,6 +75,15 @@ pub fn wishes(name: &str, container: &Map, pod: &Map) -> Result<Wishes, Invalid>
         memory_grow_fails,
         http,
     })
+}
+
+/// The value of an annotation for a container of that name.
+pub fn lookup<'a>(key: &str, name: &str, container: &'a Map, pod: &'a Map) -> Option<&'a str> {
+    container
+        .get(key)
+        .or_else(|| pod.get(&format!("{key}.{name}")))
+        .or_else(|| pod.get(key))
+        .map(|value| value.trim())
 }
 
 /// More than a process may have descriptors, and than has room in an address space.

@@ -2,6 +2,7 @@
 
 pub mod annotations;
 pub mod argv;
+pub mod conventions;
 pub mod image;
 pub mod mounts;
 pub mod pod;

@@ -20,6 +20,7 @@
 //!   limits     linear memory
 //!   compile    the main of criw-compile (feature `compiler`)
 //!   failure    an engine's error -> exit code, reason, text
+//!   foreign    what was made for other hosts, in a sentence
 //! ```
 //!
 //! The static binary must not call `getaddrinfo`, which would load code from the
@@ -30,6 +31,7 @@ pub mod compile;
 mod component;
 pub mod engine;
 mod failure;
+mod foreign;
 mod host;
 mod limits;
 mod lookup;

@@ -2,13 +2,13 @@
 
 use criw_engines::engine::{Outcome, Program, Surroundings};
 use criw_engines::spec::WasmSection;
-use wasmtime::{Engine, ExternType, InstancePre, Linker, Module, Store};
+use wasmtime::{Engine, ExternType, ImportType, InstancePre, Linker, Module, Store};
 
-use crate::failure;
 use crate::limits::MemoryLimit;
 use crate::overlay::{self, State};
 use crate::sockets::Sockets;
 use crate::world::{World, runtime};
+use crate::{failure, foreign};
 
 /// Entry of a command.
 const START: &str = "_start";
@@ -77,13 +77,16 @@ fn check_entry(module: &Module, entry: &str) -> Result<(), String> {
                 .map(|export| format!("\"{}\"", export.name()))
                 .take(20)
                 .collect();
+            let imports: Vec<_> = module.imports().map(|import| name_of(&import)).collect();
+            let exports = module.exports().map(|export| export.name());
             Err(format!(
-                "the module has no entry function \"{entry}\"; it exports {}",
+                "the module has no entry function \"{entry}\"; it exports {}{}",
                 if functions.is_empty() {
                     "no functions".to_owned()
                 } else {
                     functions.join(", ")
-                }
+                },
+                foreign::hint(exports.chain(imports.iter().map(String::as_str)))
             ))
         }
     }
@@ -95,15 +98,20 @@ fn unknown_imports(engine: &Engine, linker: &Linker<State>, module: &Module) -> 
     let unknown: Vec<_> = module
         .imports()
         .filter(|import| linker.get_by_import(&mut store, import).is_none())
-        .map(|import| format!("{}::{}", import.module(), import.name()))
+        .map(|import| name_of(&import))
         .collect();
     if unknown.is_empty() {
         return None;
     }
     Some(format!(
-        "unknown imports: {} (this engine provides wasi_snapshot_preview1)",
-        unknown.join(", ")
+        "unknown imports: {} (this engine provides wasi_snapshot_preview1){}",
+        unknown.join(", "),
+        foreign::hint(unknown.iter().map(String::as_str))
     ))
+}
+
+fn name_of(import: &ImportType<'_>) -> String {
+    format!("{}::{}", import.module(), import.name())
 }
 
 impl Program for ModuleProgram {

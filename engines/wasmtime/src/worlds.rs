@@ -3,6 +3,7 @@
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::foreign;
 use crate::settings::INCOMING_HANDLER;
 
 /// How a component is run.
@@ -72,8 +73,9 @@ fn decide(exports: &[&str]) -> Result<World, String> {
         return Ok(World::Command);
     }
     Err(format!(
-        "the component exports {}, which is none of our worlds: {RUNS}",
-        list(exports)
+        "the component exports {}, which is none of our worlds: {RUNS}{}",
+        list(exports),
+        foreign::hint(exports.iter().copied())
     ))
 }
 
@@ -93,7 +95,11 @@ pub(crate) fn unknown_imports(engine: &Engine, component: &Component) -> Option<
     if unknown.is_empty() {
         return None;
     }
-    Some(format!("unknown imports: {}; {RUNS}", list(&unknown)))
+    Some(format!(
+        "unknown imports: {}; {RUNS}{}",
+        list(&unknown),
+        foreign::hint(unknown.iter().copied())
+    ))
 }
 
 fn imports(engine: &Engine, component: &Component) -> impl Iterator<Item = String> {

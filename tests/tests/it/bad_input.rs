@@ -18,7 +18,7 @@ use tonic::Code;
 
 use crate::engine::Engine;
 
-fn assert_contains(text: &str, parts: &[&str]) {
+pub(crate) fn assert_contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }
@@ -220,7 +220,7 @@ fn a_hostile_name_service_library_is_never_loaded() {
 }
 
 /// A pull that must fail: the text, and nothing left behind.
-fn pull_fails(machine: &Machine, reference: &str, parts: &[&str]) {
+pub(crate) fn pull_fails(machine: &Machine, reference: &str, parts: &[&str]) {
     let before = machine.snapshot().unwrap();
     let refused = machine.pull(reference).unwrap_err();
     assert_contains(refused.message(), parts);

@@ -11,6 +11,7 @@ mod engine;
 mod exits;
 mod faults;
 mod fixtures;
+mod formats;
 mod http;
 mod images;
 mod leaks;
