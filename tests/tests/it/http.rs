@@ -120,3 +120,62 @@ fn bounds_come_from_annotations() {
     machine.logged(&id, "nothing moved for 500ms").unwrap();
     machine.remove_pod(&pod.id).unwrap();
 }
+
+#[test]
+fn a_flood_of_bad_requests_harms_neither_daemon_nor_siblings() {
+    let machine = Machine::new().unwrap();
+    let image = provide(&machine);
+    let before = machine.baseline().unwrap();
+    let pod = machine.pod("flood").unwrap();
+    let mut config = plan::container("proxy", &image);
+    for (key, value) in [
+        ("http-request-timeout", "1s"),
+        ("http-max-requests", "4"),
+        ("http-max-connections", "16"),
+    ] {
+        let key = format!("criw.dev/{key}");
+        config.annotations.insert(key, value.to_owned());
+    }
+    config.linux = plan::memory(64 << 20);
+    let id = machine.run(&pod, config).unwrap();
+    let mut sibling = plan::container("sibling", &image);
+    sibling.envs = vec![plan::env("WASMTIME_HTTP_PROXY_SOCKET_ADDR", "0.0.0.0:81")];
+    let sibling = machine.run(&pod, sibling).unwrap();
+    let (at, beside) = (address(&machine, &pod, 8080), address(&machine, &pod, 81));
+    let paths = ["/", "/trap", "/spin", "/hog", "/silent", "/late-trap"];
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..24)
+            .map(|client| {
+                let machine = &machine;
+                scope.spawn(move || {
+                    let path = paths[client % paths.len()];
+                    for _ in 0..10 {
+                        // Refused or broken off is an answer too.
+                        let _ = machine
+                            .world
+                            .enter(|| http::request(at, "GET", path, &[], b""));
+                    }
+                })
+            })
+            .collect();
+        while clients.iter().any(|client| !client.is_finished()) {
+            machine.client.version(VersionRequest::default()).unwrap();
+            assert_eq!(get(&machine, beside, "/").status, 200);
+        }
+    });
+    machine.logged(&id, "wasm backtrace").unwrap();
+    criw_tests::wait::until("the flood to be over", criw_tests::wait::PATIENCE, || {
+        (get(&machine, at, "/").status == 200).then_some(())
+    })
+    .unwrap();
+    for id in [&id, &sibling] {
+        let status = machine.status(id).unwrap();
+        assert_eq!(
+            status.state(),
+            ContainerState::ContainerRunning,
+            "{status:?}"
+        );
+    }
+    machine.remove_pod(&pod.id).unwrap();
+    machine.assert_nothing_left(&before).unwrap();
+}
