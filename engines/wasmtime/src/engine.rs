@@ -11,7 +11,7 @@ use wasmtime::{Module, Precompiled};
 use crate::component::ComponentProgram;
 use crate::failure;
 use crate::module::ModuleProgram;
-use crate::proxy::ProxyProgram;
+use crate::proxy::{self, ProxyProgram};
 use crate::roots;
 use crate::settings::{self, Purpose};
 use crate::world::World;
@@ -39,7 +39,7 @@ impl Engine for Wasmtime {
             }
             Precompiled::Component => {
                 refuse_module_settings(wasm)?;
-                let (engine, component) = load_component(engine, &file)?;
+                let (engine, component) = load_component(engine, &file, wasm)?;
                 if worlds::uses_http(&engine, &component) {
                     roots::open_randomness()?;
                 }
@@ -105,11 +105,19 @@ fn load_module(engine: &wasmtime::Engine, file: File) -> Result<Module, String> 
 fn load_component(
     run: wasmtime::Engine,
     file: &File,
+    wasm: &WasmSection,
 ) -> Result<(wasmtime::Engine, Component), String> {
     let first = match map_component(&run, file) {
         Ok(component) => return Ok((run, component)),
         Err(error) => error,
     };
+    // With the room for all requests, and for the instance that is tried at the start.
+    let instances = proxy::max_requests(&wasm.http).saturating_add(1);
+    if let Ok(pool) = settings::pooling_engine(instances)
+        && let Ok(component) = map_component(&pool, file)
+    {
+        return Ok((pool, component));
+    }
     let serve = new_engine(Purpose::Serve)?;
     match map_component(&serve, file) {
         Ok(component) => Ok((serve, component)),

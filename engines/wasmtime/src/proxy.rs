@@ -38,6 +38,7 @@ mod ticker;
 
 use server::Server;
 use settings::Settings;
+pub(crate) use settings::max_requests;
 
 /// A linked component that waits for "go".
 pub(crate) struct ProxyProgram {

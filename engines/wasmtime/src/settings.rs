@@ -6,7 +6,7 @@
 //! other guests have a process to themselves, so for them the checks (3-280 % of a
 //! guest's speed, measured) would buy nothing.
 
-use wasmtime::{Config, Engine, Result};
+use wasmtime::{Config, Engine, PoolingAllocationConfig, Result};
 
 /// Bytes of stack for Wasm frames; a guest that needs more traps.
 const WASM_STACK: usize = 1 << 20;
@@ -42,6 +42,35 @@ pub fn config(purpose: Purpose) -> Config {
 /// An engine with [`config`].
 pub fn engine(purpose: Purpose) -> Result<Engine> {
     Engine::new(&config(purpose))
+}
+
+/// Memories, tables and core instances that a component may have to be pooled.
+const POOLED_MEMORIES: u32 = 2;
+const POOLED_TABLES: u32 = 8;
+const POOLED_INSTANCES: u32 = 32;
+
+/// Bytes of a memory that are cleared by hand and kept; the rest goes back to the kernel.
+const KEPT_MEMORY: usize = 128 << 10;
+
+/// An engine with [`config`] that serves, and keeps the address space of so many
+/// instances: making and dropping it anew is most of what a short request costs. A
+/// component of unusual shape does not fit, and loading it says so.
+pub fn pooling_engine(instances: u32) -> Result<Engine> {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_stacks(instances)
+        .total_gc_heaps(instances)
+        .total_memories(instances * POOLED_MEMORIES)
+        .max_memories_per_component(POOLED_MEMORIES)
+        .total_tables(instances * POOLED_TABLES)
+        .max_tables_per_component(POOLED_TABLES)
+        .total_core_instances(instances * POOLED_INSTANCES)
+        .max_core_instances_per_component(POOLED_INSTANCES)
+        .linear_memory_keep_resident(KEPT_MEMORY)
+        .table_keep_resident(KEPT_MEMORY);
+    let mut config = config(Purpose::Serve);
+    config.allocation_strategy(pool);
+    Engine::new(&config)
 }
 
 /// Names the code that this compiler makes: entries of a cache with another

@@ -78,11 +78,16 @@ impl Settings {
                 .request_timeout_ms
                 .map_or(DEFAULT_TIMEOUT, Duration::from_millis),
             max_connections: (connections as usize).min(descriptors()),
-            max_requests: http.max_requests.unwrap_or(DEFAULT_REQUESTS).max(1) as usize,
+            max_requests: max_requests(http) as usize,
             max_body: http.max_body,
             threads: threads(http.cpus),
         })
     }
+}
+
+/// Instances at the same time.
+pub(crate) fn max_requests(http: &HttpSection) -> u32 {
+    http.max_requests.unwrap_or(DEFAULT_REQUESTS).max(1)
 }
 
 /// How many of this process's descriptors connections may have.
