@@ -101,11 +101,19 @@ critest-bin: daemon ## critest of the pinned cri-tools, and the parts of its ima
 # A module of its own: in one with crictl and critest, either would be built with the
 # other's versions of what they share.
 VERSION_PACKAGES := k8s.io/component-base/version k8s.io/client-go/pkg/version
+# -o with a directory: programs by their own names
+KUBERNETES_BUILD = cd critest/kubernetes && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o $(TOOLS)/ \
+	-ldflags "-s -w $(foreach package,$(VERSION_PACKAGES),-X $(package).gitVersion=v$(KUBERNETES))"
 .PHONY: kubelet
 kubelet: ## the kubelet of the pinned Kubernetes
-	cd critest/kubernetes && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o $(TOOLS)/kubelet \
-		-ldflags "-s -w $(foreach package,$(VERSION_PACKAGES),-X $(package).gitVersion=v$(KUBERNETES))" \
-		k8s.io/kubernetes/cmd/kubelet
+	mkdir -p $(TOOLS)
+	$(KUBERNETES_BUILD) k8s.io/kubernetes/cmd/kubelet
+
+.PHONY: control-plane
+control-plane: ## API server, controller manager, scheduler, kube-proxy and kubectl of the pinned Kubernetes
+	mkdir -p $(TOOLS)
+	$(KUBERNETES_BUILD) $(addprefix k8s.io/kubernetes/cmd/,\
+		kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl)
 
 KUBELET_TEST := cargo test --release $(LOCKED) -p criw-tests --test kubelet
 .PHONY: kubelet-test
