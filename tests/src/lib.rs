@@ -7,6 +7,7 @@
 //! and beside any other daemon of the machine.
 
 pub mod binaries;
+pub mod checks;
 pub mod client;
 pub mod config;
 pub mod crictl;

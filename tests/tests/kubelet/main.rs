@@ -10,7 +10,6 @@
 //! ConfigMap, Secret, claim, service account or projected volume, and their RuntimeClass
 //! cannot be resolved, so every pod takes the default handler, which decides by image.
 
-mod checks;
 mod exits;
 mod lasting;
 mod logs;
@@ -25,6 +24,12 @@ use std::process::ExitCode;
 
 use crate::checks::{Check, Report, Run};
 use crate::node::Node;
+
+/// Checks of a node.
+mod checks {
+    pub(crate) use criw_tests::checks::{Report, Run, alone, beside};
+    pub(crate) type Check = criw_tests::checks::Check<crate::node::Node>;
+}
 
 /// In the order of the run.
 fn all() -> Vec<Check> {
@@ -48,7 +53,7 @@ fn main() -> ExitCode {
         .into_iter()
         .filter(|check| filter.as_ref().is_none_or(|part| check.name.contains(part)))
         .collect();
-    let mut report = Report::begin(&chosen);
+    let mut report = Report::begin(&chosen, all().len() - chosen.len());
     let pods: Vec<&str> = chosen
         .iter()
         .flat_map(|check| check.pods)
@@ -67,5 +72,5 @@ fn main() -> ExitCode {
             report.alone(check.name, || run(&mut node));
         }
     }
-    report.end(&node)
+    report.end(|| node.keep_logs())
 }
