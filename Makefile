@@ -120,6 +120,15 @@ KUBELET_TEST := cargo test --release $(LOCKED) -p criw-tests --test kubelet
 kubelet-test: daemon shims guests kubelet ## a real kubelet drives criw: pods, probes, volumes, restarts
 	$(KUBELET_TEST)
 
+# Not part of `make test`: it needs etcd and minutes more of building.
+.PHONY: cluster-deps
+cluster-deps:
+	@tests/scripts/deps.sh cluster
+
+.PHONY: cluster-test
+cluster-test: cluster-deps daemon shims guests kubelet control-plane ## a whole control plane drives criw: workloads, Services, kubectl
+	cargo test --release $(LOCKED) -p criw-tests --test cluster
+
 # Limits are in seconds and generous: they end a hang, they do not measure.
 .PHONY: test
 test: ## build all, run every test, print the sum
@@ -148,7 +157,7 @@ lint: deps deny ## rustfmt, clippy, gofmt, go vet, cargo deny
 	cargo fmt --all --check
 	cargo clippy --release $(LOCKED) --all-targets -- -D warnings
 	cargo clippy --release $(LOCKED) -p criw-init -- -D warnings
-	cargo clippy --release $(LOCKED) -p criw-tests --test kubelet -- -D warnings
+	cargo clippy --release $(LOCKED) -p criw-tests --test kubelet --test cluster -- -D warnings
 	cargo clippy --release $(LOCKED) --target-dir $(COMPILER) -p criw-shim-wasmtime --features compiler \
 		--all-targets -- -D warnings
 	unformatted=$$(gofmt -l critest); [ -z "$$unformatted" ] || { echo "gofmt these: $$unformatted" >&2; exit 1; }

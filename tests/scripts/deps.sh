@@ -1,5 +1,6 @@
 #!/bin/bash
-# Makes sure that everything `make build` and `make test` need is on this machine.
+# Makes sure that everything `make build` and `make test` need is on this machine;
+# `deps.sh cluster` besides what only `make cluster-test` needs.
 #
 # Nothing is touched when all is there. What is missing is installed by apt, after a
 # simulation: an install that would remove a package is refused. No service is started,
@@ -9,6 +10,8 @@
 set -euo pipefail
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+for_what=${1:-}
+
 POLICY=/usr/sbin/policy-rc.d
 POLICY_MARK='# placed by criw make deps for the time of one install'
 
@@ -89,6 +92,9 @@ check_programs() {
     # where the tests pull from
     need_command docker-registry docker-registry
 
+    # where the API server keeps what it knows
+    [ "$for_what" != cluster ] || need_command etcd etcd-server
+
     # C guests
     need_command clang clang
     need_command wasm-ld lld
@@ -148,17 +154,21 @@ install_packages() {
     [ -z "$removed" ] ||
         fail "refused: the install would remove $(list $removed); solve that by hand, then run again"
 
-    local had_registry=no
-    have docker-registry && had_registry=yes
+    local service new_services=()
+    for service in docker-registry etcd; do
+        have "$service" || new_services+=("$service")
+    done
     forbid_service_starts
     # needrestart would restart services of its own accord
     DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
         apt-get -q -y --no-remove install --no-install-recommends "${packages[@]}" </dev/null
-    # Its package enables the service for the next boot. update-rc.d removes the links of
+    # Their packages enable the services for the next boot. update-rc.d removes the links of
     # systemd too, and does so where systemd does not run.
-    if [ "$had_registry" = no ] && have docker-registry && have update-rc.d; then
-        update-rc.d docker-registry disable
-    fi
+    for service in "${new_services[@]}"; do
+        if have "$service" && have update-rc.d; then
+            update-rc.d "$service" disable
+        fi
+    done
 }
 
 # check: fills missing and packages anew

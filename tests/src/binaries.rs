@@ -49,6 +49,12 @@ pub fn kubelet() -> Result<PathBuf> {
     product("tools/kubelet")
 }
 
+/// Another program of Kubernetes, built by `make control-plane`.
+pub fn kubernetes(name: &str) -> Result<PathBuf> {
+    let path = format!("tools/{name}");
+    product(&path).with_context(|| format!("{name} is built by `make control-plane`"))
+}
+
 /// A guest module by name: built from C, or converted from the text form here.
 pub fn guest(name: &str) -> Result<Vec<u8>> {
     let text = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -44,11 +44,17 @@ impl Trust {
     }
 
     /// Sends one request and reads the answer to its end.
-    pub fn request(&self, address: SocketAddr, method: &str, target: &str) -> Result<Answer> {
+    pub fn request(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer> {
         let what = || format!("{method} https://{address}{target}");
         let connection = ClientConnection::new(self.config.clone(), self.name.clone())?;
         let socket = http::connect(address).with_context(what)?;
         let mut stream = StreamOwned::new(connection, socket);
-        http::exchange(&mut stream, address, method, target, &[], &[]).with_context(what)
+        http::exchange(&mut stream, address, method, target, headers, &[]).with_context(what)
     }
 }

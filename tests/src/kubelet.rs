@@ -1,9 +1,10 @@
-//! A real kubelet in standalone mode: no API server, static pods from a directory, in the
-//! namespaces of a world, and with all that it would write on the host kept away from it.
+//! A real kubelet, in the namespaces of a world, and with all that it would write on the
+//! host kept away from it: alone with static pods from a directory, or as a node of an API
+//! server.
 
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -17,8 +18,11 @@ use crate::{binaries, leak, wait};
 /// The node's address: it may not be a loopback one.
 pub const NODE_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// The node's name; kubelet appends it to the name of each static pod.
+/// The node's name; a kubelet appends it to the name of each static pod.
 pub const NODE: &str = "node";
+
+/// The name server that a kubelet with an API server tells pods; nobody serves there.
+pub const CLUSTER_DNS: &str = "10.96.0.10";
 
 const PORT: u16 = 10250;
 
@@ -75,9 +79,9 @@ pub fn prepare(world: &World) -> Result<()> {
 
 /// The kubelet's configuration file: what `docs/kubelet.md` recommends, and what makes
 /// it fit into a world.
-fn configuration(world: &World, gates: &Value) -> Value {
+fn configuration(world: &World, gates: &Value, joins: bool) -> Value {
     let path = |name: &str| world.path(name).to_string_lossy().into_owned();
-    json!({
+    let mut text = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "containerRuntimeEndpoint": format!("unix://{}", path("s")),
@@ -97,7 +101,8 @@ fn configuration(world: &World, gates: &Value) -> Value {
         "failCgroupV1": false,
         "failSwapOn": false,
         "makeIPTablesUtilChains": false,
-        "registerNode": false,
+        "registerNode": joins,
+        "clusterDomain": "cluster.local",
         "registryPullQPS": 0,
         // How full the disk of the machine is must not matter.
         "evictionHard": {
@@ -108,21 +113,42 @@ fn configuration(world: &World, gates: &Value) -> Value {
         // A test waits for each of these.
         "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         "fileCheckFrequency": "1s",
+        "nodeStatusUpdateFrequency": "2s",
         "volumeStatsAggPeriod": "2s",
         "containerLogMaxSize": "64Ki",
         "containerLogMonitorInterval": "3s",
-    })
+    });
+    if joins {
+        text["clusterDNS"] = json!([CLUSTER_DNS]);
+        // How late a changed ConfigMap is seen in a volume.
+        text["syncFrequency"] = json!("3s");
+    }
+    text
 }
 
 impl Kubelet {
-    /// Starts it and waits until it is healthy.
+    /// Starts it without an API server and waits until it is healthy.
     pub fn start(world: &World, gates: &Value) -> Result<Self> {
+        Self::launch(world, gates, None)
+    }
+
+    /// Starts it as a node of the API server that a kubeconfig names, and waits until it
+    /// is healthy.
+    pub fn join(world: &World, gates: &Value, kubeconfig: &Path) -> Result<Self> {
+        Self::launch(world, gates, Some(kubeconfig))
+    }
+
+    fn launch(world: &World, gates: &Value, kubeconfig: Option<&Path>) -> Result<Self> {
         let config = world.path("kubelet.json");
-        std::fs::write(&config, configuration(world, gates).to_string())?;
+        let text = configuration(world, gates, kubeconfig.is_some()).to_string();
+        std::fs::write(&config, text)?;
         let log = log(world)?;
         let certificates = world.path("kubelet-pki");
-        let mut process = world
-            .command(binaries::kubelet()?)
+        let mut command = world.command(binaries::kubelet()?);
+        if let Some(kubeconfig) = kubeconfig {
+            command.arg("--kubeconfig").arg(kubeconfig);
+        }
+        let mut process = command
             .arg("--config")
             .arg(&config)
             .arg("--root-dir")
@@ -188,7 +214,7 @@ impl Drop for Kubelet {
 
 fn ask(world: &World, trust: &Trust, target: &str) -> Result<String> {
     let address = SocketAddr::from((NODE_IP, PORT));
-    let answer = world.enter(|| trust.request(address, "GET", target))?;
+    let answer = world.enter(|| trust.request(address, "GET", target, &[]))?;
     if answer.status != 200 {
         bail!("GET {target}: {} {}", answer.status, answer.text().trim());
     }
