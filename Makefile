@@ -150,6 +150,7 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step go-test 900 go test -C critest -count=1 -v ./descriptor
 	@$(STEP) step critest-bin 900 $(MAKE) --no-print-directory critest-bin
 	@$(STEP) step critest 420 $(TOOLS)/criw-critest
+	@$(STEP) step websockets 120 $(TOOLS)/criw-critest --websocket --focus Streaming
 	@$(STEP) end
 
 .PHONY: lint

@@ -39,7 +39,8 @@ impl Clients {
             .connect_timeout(limits.connect_timeout)
             .read_timeout(limits.stall_timeout)
             .pool_max_idle_per_host(2)
-            .pool_idle_timeout(Duration::from_secs(20));
+            // The pool looks once in this time, so a connection may idle twice as long.
+            .pool_idle_timeout(Duration::from_secs(5));
         let read = |file: &std::path::Path| {
             std::fs::read(file).map_err(|error| format!("read {}: {error}", file.display()))
         };

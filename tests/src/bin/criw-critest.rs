@@ -1,7 +1,7 @@
 //! `make critest`: critest against a daemon of its own, in a private world, compared with
 //! what is expected.
 //!
-//! usage: criw-critest [--handler NAME] [--network builtin|cni] [--focus REGEX]
+//! usage: criw-critest [--handler NAME] [--network builtin|cni] [--websocket] [--focus REGEX]
 //!        criw-critest consts FILE
 //!
 //! The second form changes the one constant of critest that has to differ, in a copy of its
@@ -15,7 +15,8 @@ use criw_tests::config::Network;
 use criw_tests::critest::consts;
 use criw_tests::critest::run::{Options, run};
 
-const USAGE: &str = "usage: criw-critest [--handler NAME] [--network builtin|cni] [--focus REGEX]
+const USAGE: &str =
+    "usage: criw-critest [--handler NAME] [--network builtin|cni] [--websocket] [--focus REGEX]
        criw-critest consts FILE";
 
 fn main() -> ExitCode {
@@ -38,10 +39,15 @@ fn options(args: &[String]) -> Result<Options> {
     let mut options = Options {
         handler: String::new(),
         network: Network::Builtin,
+        websocket: false,
         focus: None,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
+        if arg == "--websocket" {
+            options.websocket = true;
+            continue;
+        }
         let value = args
             .next()
             .with_context(|| format!("{arg} needs a value\n{USAGE}"))?;

@@ -35,6 +35,8 @@ pub struct Options {
     pub handler: String,
     /// Network of the pods.
     pub network: Network,
+    /// Streams go over WebSockets in place of SPDY.
+    pub websocket: bool,
     /// Regular expression of specs to run; all without it.
     pub focus: Option<String>,
 }
@@ -42,7 +44,7 @@ pub struct Options {
 /// Runs critest and says what happened; true if all was as expected.
 pub fn run(options: &Options) -> Result<bool> {
     let expected = Expected::read(&expectations())?;
-    let kept = kept()?;
+    let kept = kept(options)?;
     let begin = Instant::now();
     let machine = machine(options.network)?;
     let pushed = push(&machine)?;
@@ -82,8 +84,12 @@ fn expectations() -> PathBuf {
 }
 
 /// Where reports and logs stay.
-fn kept() -> Result<PathBuf> {
-    let dir = binaries::build_dir().join("critest/report");
+fn kept(options: &Options) -> Result<PathBuf> {
+    let name = match options.websocket {
+        true => "critest/report-websocket",
+        false => "critest/report",
+    };
+    let dir = binaries::build_dir().join(name);
     // Nothing of an earlier run may be taken for this one's.
     match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -155,6 +161,13 @@ fn critest(machine: &Machine, options: &Options, kept: &Path) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
+    if options.websocket {
+        command.args([
+            "-websocket-exec",
+            "-websocket-attach",
+            "-websocket-portforward",
+        ]);
+    }
     if let Some(focus) = &options.focus {
         command.arg(format!("-ginkgo.focus={focus}"));
     }
