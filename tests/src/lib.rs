@@ -22,6 +22,7 @@ pub mod kubelet;
 pub mod leak;
 pub mod machine;
 pub mod plan;
+pub mod reboot;
 pub mod registry;
 pub mod spdy;
 pub mod wait;

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use criw_tests::config::Network;
 use criw_tests::kubelet::{self, Kubelet, NODE, NODE_IP};
 use criw_tests::leak::Snapshot;
 use criw_tests::machine::Machine;
 use criw_tests::registry::Registry;
-use criw_tests::{binaries, http, image, images};
+use criw_tests::{binaries, http, image, images, reboot};
 use serde_json::{Value, json};
 
 use crate::control_plane::{self, ControlPlane};
@@ -63,7 +64,7 @@ pub(crate) struct Said {
 impl Cluster {
     /// Starts everything, and lays down those manifests.
     pub(crate) fn start(manifests: &[&str]) -> Result<Self> {
-        let machine = Machine::new()?;
+        let machine = Machine::with(Network::Builtin, reboot::FIRST)?;
         let protected = Registry::start_protected(&machine.world, 5001)?;
         push_images(&machine, &protected)?;
         kubelet::prepare(&machine.world)?;

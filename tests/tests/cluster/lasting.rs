@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use criw_tests::kubelet::mounts_left;
+use criw_tests::reboot;
 use serde_json::Value;
 
 use crate::checks::{Check, alone};
-use crate::cluster::{Cluster, is_ready, name};
+use crate::cluster::{Cluster, container, is_ready, name};
 
 pub(crate) const CHECKS: &[Check] = &[
     alone(
@@ -20,6 +22,7 @@ pub(crate) const CHECKS: &[Check] = &[
         MANIFESTS,
         kubelet,
     ),
+    alone("lasting::pods_are_back_after_a_reboot", MANIFESTS, rebooted),
 ];
 
 const MANIFESTS: &[&str] = &["web", "linux-web", "scaled", "ordered", "resized"];
@@ -111,7 +114,7 @@ fn daemon(cluster: &mut Cluster) -> Result<()> {
         let text = String::from_utf8_lossy(log.get(said..)?).into_owned();
         text.contains("dial unix").then_some(())
     })?;
-    cluster.machine.restart(&[])?;
+    cluster.machine.restart(reboot::FIRST)?;
     works(cluster)?;
     served(cluster)?;
     unchanged(cluster, &memory)
@@ -128,4 +131,51 @@ fn kubelet(cluster: &mut Cluster) -> Result<()> {
     works(cluster)?;
     served(cluster)?;
     unchanged(cluster, &memory)
+}
+
+/// The node loses its processes, mounts and namespaces; the control plane lives elsewhere.
+fn rebooted(cluster: &mut Cluster) -> Result<()> {
+    let before = steady(cluster)?;
+    if let Some(mut kubelet) = cluster.kubelet.take() {
+        kubelet.terminate()?;
+    }
+    cluster.machine.daemon.kill()?;
+    let world = &cluster.machine.world;
+    reboot::take_away(world)?;
+    for mount in mounts_left(world)? {
+        world.run("umount", &["-l", &mount])?;
+    }
+    cluster.machine.restart(reboot::SECOND)?;
+    cluster.start_kubelet()?;
+    let mut last = String::new();
+    cluster
+        .until("all containers to be restarted", || {
+            let now = match remember(cluster) {
+                Ok(now) => now,
+                Err(error) => {
+                    last = format!("{error:#}");
+                    return None;
+                }
+            };
+            last = format!("{now:?}");
+            let restarted = |key: &String, (id, count, ..): &(String, Value, Value, i32)| {
+                now.get(key).is_some_and(|(other, more, ..)| {
+                    other != id && more.as_u64() == count.as_u64().map(|count| count + 1)
+                })
+            };
+            before
+                .iter()
+                .all(|(key, container)| restarted(key, container))
+                .then_some(())
+        })
+        .with_context(|| last.clone())?;
+    // What was lost is told as lost.
+    for pod in cluster.pods("web")? {
+        let ended = &container(&pod, "server")?["lastState"]["terminated"];
+        ensure!(
+            ended["exitCode"] == 255 && ended["reason"] == "Unknown",
+            "{ended}"
+        );
+    }
+    served(cluster)
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use criw_proto::v1::*;
 use criw_tests::config::Network;
 use criw_tests::machine::{Machine, Pod};
-use criw_tests::{http, plan, wait};
+use criw_tests::{http, plan, reboot, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::engine::{BOTH, Engine};
@@ -238,8 +238,8 @@ fn processes_named(machine: &Machine, name: &str) -> Vec<i32> {
     pids
 }
 
-fn reboot(network: Network) {
-    let mut machine = Machine::with(network, &[("CRIW_BOOT_ID", "first-boot")]).unwrap();
+fn rebooted(network: Network) {
+    let mut machine = Machine::with(network, reboot::FIRST).unwrap();
     for engine in BOTH {
         engine.provide(&machine);
     }
@@ -254,23 +254,8 @@ fn reboot(network: Network) {
             .any(|left| left.starts_with("Lease"))
     );
     machine.daemon.kill().unwrap();
-    // What a reboot takes away: processes, namespaces, mounts, everything in /run. All
-    // processes at once: none may see another's end and write it down.
-    for signal in [Signal::STOP, Signal::KILL] {
-        for group in criw_tests::leak::cgroup::directories(&machine.world.name) {
-            for pid in criw_tests::leak::cgroup::members(&group) {
-                let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
-            }
-        }
-    }
-    let run = machine.world.path("run");
-    let script = format!(
-        "for m in $(awk '{{print $5}}' /proc/self/mountinfo | grep -E '^({}|/run/netns/criw-)' | tac); do umount -l $m; done; rm -rf {}/*; rm -f /run/netns/criw-*",
-        run.display(),
-        run.display()
-    );
-    machine.world.run("sh", &["-c", &script]).unwrap();
-    machine.restart(&[("CRIW_BOOT_ID", "second-boot")]).unwrap();
+    reboot::take_away(&machine.world).unwrap();
+    machine.restart(reboot::SECOND).unwrap();
 
     let status = machine.pod_status(&scene.pod.id).unwrap();
     assert_eq!(status.state(), PodSandboxState::SandboxNotready);
@@ -307,12 +292,12 @@ fn reboot(network: Network) {
 
 #[test]
 fn a_reboot_is_told_as_it_was_on_the_built_in_network() {
-    reboot(Network::Builtin);
+    rebooted(Network::Builtin);
 }
 
 #[test]
 fn a_reboot_is_told_as_it_was_with_real_plugins() {
-    reboot(Network::Cni);
+    rebooted(Network::Cni);
 }
 
 #[test]
