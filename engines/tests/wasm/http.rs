@@ -15,8 +15,8 @@ use crate::network::{inside, network};
 /// Where a server listens that nobody told.
 const DEFAULT: &str = "127.0.0.1:8080";
 
-struct Served {
-    container: Container,
+pub(crate) struct Served {
+    pub(crate) container: Container,
     network: OwnedFd,
 }
 
@@ -37,21 +37,21 @@ fn serve_with(http: HttpSection, change: impl FnOnce(&mut Plan)) -> Served {
     Served { container, network }
 }
 
-fn serve(http: HttpSection) -> Served {
+pub(crate) fn serve(http: HttpSection) -> Served {
     serve_with(http, |_| {})
 }
 
 /// A response as it came: status (0 for none), whole head, body, and whether it was whole.
 #[derive(Debug)]
-struct Response {
-    status: u16,
+pub(crate) struct Response {
+    pub(crate) status: u16,
     head: String,
     body: String,
-    whole: bool,
+    pub(crate) whole: bool,
 }
 
 impl Served {
-    fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         self.connect_to(DEFAULT)
     }
 
@@ -63,19 +63,19 @@ impl Served {
         })
     }
 
-    fn get(&self, path: &str) -> Response {
+    pub(crate) fn get(&self, path: &str) -> Response {
         let mut stream = self.connect();
         ask(&mut stream, path, "connection: close\r\n");
         read(&mut stream)
     }
 }
 
-fn ask(stream: &mut TcpStream, path: &str, headers: &str) {
+pub(crate) fn ask(stream: &mut TcpStream, path: &str, headers: &str) {
     write!(stream, "GET {path} HTTP/1.1\r\nhost: pod\r\n{headers}\r\n").unwrap();
 }
 
 /// Reads one response; the connection may go on behind it.
-fn read(stream: &mut TcpStream) -> Response {
+pub(crate) fn read(stream: &mut TcpStream) -> Response {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n > 0) {
@@ -130,7 +130,7 @@ fn read_chunks(stream: &mut TcpStream, body: &mut Vec<u8>) -> bool {
     }
 }
 
-fn limits(timeout_ms: u64) -> HttpSection {
+pub(crate) fn limits(timeout_ms: u64) -> HttpSection {
     HttpSection {
         request_timeout_ms: Some(timeout_ms),
         // One thread: what computes must not keep the others waiting.

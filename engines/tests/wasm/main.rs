@@ -7,6 +7,7 @@
 
 mod container;
 mod ends;
+mod flood;
 mod guests;
 mod http;
 mod isolation;

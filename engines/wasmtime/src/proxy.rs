@@ -32,6 +32,7 @@ use crate::world::{World, runtime};
 mod accept;
 mod connection;
 mod exchange;
+mod patience;
 mod server;
 mod settings;
 mod ticker;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use wasmtime_wasi_http::io::TokioIo;
 
+use super::patience::Patient;
 use super::server::Server;
 
 /// How long a connection may be without a request, and a request's head may take.
@@ -117,6 +118,7 @@ pub(super) async fn serve(
         }
     });
     let builder = builder();
+    let stream = Patient::new(stream, server.settings.timeout);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut last_call = None;
     let mut shut = false;
