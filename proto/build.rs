@@ -8,6 +8,8 @@ use std::path::PathBuf;
 /// Where imports are looked up, relative to this crate.
 const INCLUDE: &str = "proto";
 const CRI: &str = "runtime/v1/cri.proto";
+/// What the operator's commands ask; no part of the CRI and of its descriptor set.
+const ADMIN: &str = "criw/admin/v1/images.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={INCLUDE}");
@@ -26,5 +28,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Registry credentials: lib.rs prints them redacted.
         .skip_debug(["runtime.v1.AuthConfig"])
         .compile_fds(protox::compile([CRI], [INCLUDE])?)?;
+    tonic_prost_build::configure().compile_fds(protox::compile([ADMIN], [INCLUDE])?)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The command line, parsed by hand: four commands and one option need no library.
+//! The command line, parsed by hand: six commands and two options need no library.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,6 +7,9 @@ use std::path::PathBuf;
 pub const USAGE: &str = "\
 usage: criw [serve] [--config FILE]    run the daemon (default)
        criw check [--config FILE]      look at this machine and say what is missing
+       criw images import FILE|- [--name NAME] [--config FILE]
+                                       put the images of an archive into the running daemon
+       criw images list [--config FILE]    print the images of the running daemon
        criw config default             print every key with its default
        criw fault-points               print the points at which CRIW_FAULT can kill it (tests)
        criw --version | --help
@@ -28,6 +31,20 @@ pub enum Command {
         /// As for `Serve`.
         config: Option<PathBuf>,
     },
+    /// Put the images of an archive into the running daemon.
+    ImagesImport {
+        /// As for `Serve`.
+        config: Option<PathBuf>,
+        /// `-` is standard input.
+        file: PathBuf,
+        /// Stands for the name in the archive, when not empty.
+        name: String,
+    },
+    /// Print the images of the running daemon.
+    ImagesList {
+        /// As for `Serve`.
+        config: Option<PathBuf>,
+    },
     /// Print the default configuration.
     ConfigDefault,
     /// Print the fault points.
@@ -46,25 +63,50 @@ pub struct UsageError(String);
 /// Parses the arguments after the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut words = Vec::new();
-    let mut config = None;
+    let mut config: Option<OsString> = None;
+    let mut name: Option<OsString> = None;
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let text = arg.to_string_lossy();
-        if text == "--config" {
-            let file = args
-                .next()
-                .ok_or_else(|| UsageError("--config needs a file".to_owned()))?;
-            set_once(&mut config, PathBuf::from(file))?;
-        } else if let Some(file) = text.strip_prefix("--config=") {
-            set_once(&mut config, PathBuf::from(file))?;
+        let (option, value) = match text.split_once('=') {
+            Some((option, value)) => (option, Some(OsString::from(value))),
+            None => (&*text, None),
+        };
+        let set = match option {
+            "--config" => Some(("--config", "a file", &mut config)),
+            "--name" => Some(("--name", "a name", &mut name)),
+            _ => None,
+        };
+        if let Some((option, what, place)) = set {
+            let value = value.or_else(|| args.next()).unwrap_or_default();
+            set_once(option, what, place, value)?;
         } else {
             words.push(text.into_owned());
         }
     }
+    let config = config.map(PathBuf::from);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    if let ["images", "import", file] = words.as_slice() {
+        return Ok(Command::ImagesImport {
+            config,
+            file: PathBuf::from(file),
+            name: name.unwrap_or_default().to_string_lossy().into_owned(),
+        });
+    }
+    if name.is_some() {
+        return Err(UsageError(
+            "--name belongs to images import only".to_owned(),
+        ));
+    }
     let command = match words.as_slice() {
         [] | ["serve"] => return Ok(Command::Serve { config }),
         ["check"] => return Ok(Command::Check { config }),
+        ["images", "list"] => return Ok(Command::ImagesList { config }),
+        ["images", ..] => {
+            return Err(UsageError(
+                "try `criw images import FILE` or `criw images list`".to_owned(),
+            ));
+        }
         ["config", "default"] => Command::ConfigDefault,
         ["fault-points"] => Command::FaultPoints,
         ["--version" | "-V"] => Command::Version,
@@ -78,18 +120,23 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     match config {
         None => Ok(command),
         Some(_) => Err(UsageError(
-            "--config belongs to serve and check only".to_owned(),
+            "--config belongs to serve, check and images only".to_owned(),
         )),
     }
 }
 
-fn set_once(config: &mut Option<PathBuf>, file: PathBuf) -> Result<(), UsageError> {
-    if file.as_os_str().is_empty() {
-        return Err(UsageError("--config needs a file".to_owned()));
+fn set_once(
+    option: &str,
+    what: &str,
+    place: &mut Option<OsString>,
+    value: OsString,
+) -> Result<(), UsageError> {
+    if value.is_empty() {
+        return Err(UsageError(format!("{option} needs {what}")));
     }
-    match config.replace(file) {
+    match place.replace(value) {
         None => Ok(()),
-        Some(_) => Err(UsageError("--config is given twice".to_owned())),
+        Some(_) => Err(UsageError(format!("{option} is given twice"))),
     }
 }
 
@@ -123,7 +170,31 @@ mod tests {
             ),
             (
                 &["--version", "--config=a"],
-                Err("--config belongs to serve and check only"),
+                Err("--config belongs to serve, check and images only"),
+            ),
+            (
+                &["images", "import", "-", "--name", "a:1", "--config=/a"],
+                Ok(Command::ImagesImport {
+                    config: Some(PathBuf::from("/a")),
+                    file: PathBuf::from("-"),
+                    name: "a:1".to_owned(),
+                }),
+            ),
+            (
+                &["images", "list"],
+                Ok(Command::ImagesList { config: None }),
+            ),
+            (
+                &["images"],
+                Err("try `criw images import FILE` or `criw images list`"),
+            ),
+            (
+                &["images", "import", "f", "--name"],
+                Err("--name needs a name"),
+            ),
+            (
+                &["images", "list", "--name=a"],
+                Err("--name belongs to images import only"),
             ),
         ];
         for (args, expected) in table {

@@ -11,12 +11,14 @@
 //!   events, stats        news and numbers
 //!   convert     pure conversions      error   pure error mapping
 //!   handlers, host       what this node can run
+//!   admin, operator      what `criw images` asks of the daemon, both sides
 //!   check       looks at the machine for an operator
 //! ```
 //!
 //! Must not know: how pods, images and networks are made. It holds no state of its
 //! own that would have to survive a restart.
 
+pub mod admin;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -34,6 +36,7 @@ pub mod image_rpc;
 pub mod info;
 pub mod logging;
 pub mod notify;
+pub mod operator;
 pub mod runtime;
 pub mod serve;
 pub mod socket;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use criw_server::cli::{self, Command};
 use criw_server::config::{self, Config};
-use criw_server::{check, logging, serve};
+use criw_server::{check, logging, operator, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -41,6 +41,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::ImagesImport { config, file, name } => {
+            let config = config::load(config.as_deref())?;
+            ask(operator::import(&config.socket, &file, &name))?;
+        }
+        Command::ImagesList { config } => {
+            let config = config::load(config.as_deref())?;
+            ask(operator::list(&config.socket))?;
+        }
         Command::Serve { config } => {
             let config = config::load(config.as_deref())?;
             logging::init(&config.log)?;
@@ -48,6 +56,18 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a question to the daemon to its end.
+fn ask(question: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the async runtime")?;
+    let result = runtime.block_on(question);
+    // Standard input may still be waited for when the daemon has refused.
+    runtime.shutdown_background();
+    result
 }
 
 fn daemon(config: Config) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use criw_image_service::ImageService;
 use criw_net::{BuiltinConfig, CniConfig, Mode, Network};
+use criw_proto::admin::v1::images_server::ImagesServer;
 use criw_proto::v1::image_service_server::ImageServiceServer;
 use criw_proto::v1::runtime_service_server::RuntimeServiceServer;
 use criw_sandbox::Sandboxes;
@@ -15,6 +16,7 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::admin::Admin;
 use crate::config::{Config, NetMode};
 use crate::daemon::Daemon;
 use crate::door::Door;
@@ -152,7 +154,7 @@ pub async fn open(
     }))
 }
 
-/// Serves both services until `end` completes and every call has been answered.
+/// Serves all services until `end` completes and every call has been answered.
 pub async fn serve(
     daemon: Arc<Daemon>,
     listener: UnixListener,
@@ -161,12 +163,14 @@ pub async fn serve(
     let runtime = RuntimeServiceServer::new(Runtime(daemon.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
+    let admin = ImagesServer::new(Admin(daemon.clone()));
     let images = ImageServiceServer::new(Images(daemon))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .add_service(Door(runtime))
         .add_service(Door(images))
+        .add_service(Door(admin))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
         .await
         .context("serve the CRI")

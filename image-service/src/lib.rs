@@ -10,6 +10,7 @@ mod error;
 mod foreign;
 mod hosts;
 mod image;
+mod import;
 mod index;
 mod layer;
 mod manifest;
@@ -26,6 +27,7 @@ pub use image::{
     Auth, AuthKind, Code, Config, FsUsage, Image, ImageId, ImageUser, Kind, Limits, Prepared,
     ProcessConfig, PullRequest, Want, WasmModule,
 };
+pub use import::Imported;
 pub use program::Program;
 pub use service::ImageService;
 pub use store::Hold;

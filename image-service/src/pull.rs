@@ -18,7 +18,8 @@ use crate::compile::Compiler;
 use crate::digest::Digest;
 use crate::error::{CompileError, PullError, StoreError};
 use crate::foreign::{self, Command};
-use crate::image::{Config, ImageId, Kind, ProcessConfig, PullRequest, Want, WasmModule};
+use crate::image::{Config, ImageId, Kind, Limits, ProcessConfig, PullRequest, Want, WasmModule};
+use crate::import::ArchivedImage;
 use crate::index::{Change, ImageRecord, LayerRecord, Variant};
 use crate::layer::Fault;
 use crate::layer::tree::Tree;
@@ -55,33 +56,66 @@ impl Puller {
             &reference,
             request.auth.as_ref(),
         )?;
-        let mut pull = Pull {
-            service: self,
-            session,
-            reference: &reference,
-            lease: self.store.lease([]),
-            unpacked: 0,
-            entries: 0,
-        };
-        pull.run(request.want).await
+        Pull::new(self, Source::Registry(session), &reference)
+            .run(request.want)
+            .await
+    }
+
+    /// The same with the content of an archive.
+    pub(crate) async fn take_in(
+        &self,
+        reference: &Reference,
+        image: ArchivedImage,
+        want: Want,
+    ) -> Result<ImageId, PullError> {
+        let _turn = self.store.turn(format!("pull/{reference}")).await;
+        Pull::new(self, Source::Archive(image), reference)
+            .run(want)
+            .await
+    }
+}
+
+/// Where manifests and blobs come from, verified in either case.
+enum Source<'a> {
+    Registry(Session<'a>),
+    Archive(ArchivedImage),
+}
+
+impl Source<'_> {
+    async fn manifest(&self, target: &Target, limits: &Limits) -> Result<Vec<u8>, PullError> {
+        match self {
+            Source::Registry(session) => session.manifest(target, manifest::ACCEPT).await,
+            Source::Archive(image) => image.manifest(target, limits.manifest_bytes),
+        }
     }
 }
 
 struct Pull<'a> {
     service: &'a Puller,
-    session: Session<'a>,
+    source: Source<'a>,
     reference: &'a Reference,
     lease: Hold,
     unpacked: u64,
     entries: u64,
 }
 
-impl Pull<'_> {
+impl<'a> Pull<'a> {
+    fn new(service: &'a Puller, source: Source<'a>, reference: &'a Reference) -> Pull<'a> {
+        Pull {
+            service,
+            source,
+            reference,
+            lease: service.store.lease([]),
+            unpacked: 0,
+            entries: 0,
+        }
+    }
+
     async fn run(&mut self, want: Want) -> Result<ImageId, PullError> {
         let store = &self.service.store;
         let bytes = self
-            .session
-            .manifest(&self.reference.target, manifest::ACCEPT)
+            .source
+            .manifest(&self.reference.target, &self.service.config.limits)
             .await?;
         let top = Digest::of(&bytes);
         self.lease.extend([top.clone()]);
@@ -131,8 +165,8 @@ impl Pull<'_> {
             Some(bytes) => bytes,
             None => {
                 let bytes = self
-                    .session
-                    .manifest(&Target::Digest(digest.clone()), manifest::ACCEPT)
+                    .source
+                    .manifest(&Target::Digest(digest.clone()), &self.service.config.limits)
                     .await?;
                 store.write_blob(&bytes)?;
                 bytes
@@ -238,12 +272,16 @@ impl Pull<'_> {
         &self,
         descriptor: &Descriptor,
     ) -> Result<tempfile::NamedTempFile, PullError> {
+        let session = match &self.source {
+            Source::Registry(session) => session,
+            Source::Archive(image) => return image.blob(descriptor, &self.service.store.tmp()),
+        };
         let mut sink = FileSink {
             file: self.service.store.scratch_file()?,
             position: 0,
             hasher: sha2::Sha256::new(),
         };
-        self.session
+        session
             .blob(&descriptor.digest, descriptor.size, &mut sink)
             .await?;
         Ok(sink.file)

@@ -13,6 +13,7 @@ use crate::error::{AmbiguousId, CompileError, OpenError, PrepareError, PullError
 use crate::image::{
     Code, Config, FsUsage, Image, ImageId, ImageUser, Kind, Prepared, PullRequest, Want,
 };
+use crate::import::Imported;
 use crate::index::{Change, CodeRecord, HoldRecord, ImageRecord, State, Variant};
 use crate::layer::Fault;
 use crate::program::{self, Program};
@@ -72,6 +73,21 @@ impl ImageService {
     /// By what the caller does next, see [`PullError`]; nothing of a failed pull is visible.
     pub async fn pull(&self, request: PullRequest) -> Result<ImageId, PullError> {
         self.inner.pull(request).await
+    }
+
+    /// Takes in the images of an archive (an OCI layout in a tar, or what `docker save`
+    /// writes; also compressed), each as a pull would. `name` is for an archive of one image, and
+    /// stands for what the archive calls it. A reader that fails, and dropping the future,
+    /// leave nothing behind; when an image fails, those before it in the archive stay.
+    ///
+    /// # Errors
+    /// As [`ImageService::pull`], without those of a registry.
+    pub async fn import(
+        &self,
+        archive: impl std::io::Read + Send + 'static,
+        name: Option<String>,
+    ) -> Result<Vec<Imported>, PullError> {
+        crate::import::import(&self.inner, archive, name).await
     }
 
     /// The image that a name stands for: id, id prefix, tag, digest, or un-normalised text.

@@ -19,6 +19,18 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
+/// What `criw images import` asks of the daemon; our own, no part of the CRI.
+pub mod admin {
+    /// The package `criw.admin.v1`.
+    #[allow(
+        clippy::allow_attributes_without_reason,
+        reason = "generated code carries its own allows"
+    )]
+    pub mod v1 {
+        tonic::include_proto!("criw.admin.v1");
+    }
+}
+
 /// The encoded `google.protobuf.FileDescriptorSet` of all that [`v1`] contains,
 /// without source positions.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

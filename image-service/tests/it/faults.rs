@@ -361,6 +361,30 @@ async fn a_full_disk_is_an_error_and_the_next_pull_works() {
         error.to_string().contains("No space left on device"),
         "{error}"
     );
+    // Archives meet the same end.
+    let name = "io.containerd.image.name";
+    let descriptor = |push: &Push| {
+        let manifest = &push.manifests[0].1;
+        json!({"digest": criw_image_service::Digest::of(manifest).as_str(), "size": manifest.len(),
+            "annotations": {name: "example.test/a:1"}})
+    };
+    let index = json!({"manifests": [descriptor(&push)]}).to_string();
+    let mut files = vec![("index.json".to_owned(), index.into_bytes())];
+    for blob in push.blobs.values().chain([&push.manifests[0].1]) {
+        let digest = criw_image_service::Digest::of(blob);
+        files.push((format!("blobs/sha256/{}", digest.hex()), blob.clone()));
+    }
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(n, c)| (n.as_str(), c.as_slice()))
+        .collect();
+    let archive = std::io::Cursor::new(tar(&files));
+    let error = service.import(archive, None).await.unwrap_err();
+    assert!(
+        error.to_string().contains("No space left on device"),
+        "{error}"
+    );
+    home.assert_empty().await;
     pull(&service, &small).await.unwrap();
     // The service must be gone before its file system can be.
     drop(service);

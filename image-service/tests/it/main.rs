@@ -6,5 +6,6 @@
 mod compile;
 mod faults;
 mod fixture;
+mod imports;
 mod pulls;
 mod scripted;

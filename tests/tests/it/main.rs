@@ -14,6 +14,7 @@ mod fixtures;
 mod formats;
 mod http;
 mod images;
+mod import;
 mod leaks;
 mod life;
 mod logs;
