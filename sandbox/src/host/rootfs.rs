@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -35,8 +36,9 @@ pub fn overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<Owne
             template::set_readonly(clone.as_fd(), false)?;
             Ok(clone)
         }
+        _ if collects_any_option() => by_one_string(lowers, upper),
         _ => match by_layers(lowers, upper) {
-            // A kernel before 6.8 has no `lowerdir+`.
+            // Of the kernels that look at each option, those before 6.8 have no `lowerdir+`.
             Err(Failure::NoSuchOption) => by_one_string(lowers, upper),
             Err(Failure::Other(error)) => Err(error),
             Ok(mount) => Ok(mount),
@@ -159,6 +161,17 @@ fn short(path: &Path, kept: &mut Vec<OwnedFd>) -> Result<PathBuf> {
     let short = format!("/proc/self/fd/{}", directory.as_raw_fd());
     kept.push(directory);
     Ok(short.into())
+}
+
+/// Until 6.5 overlayfs only collects its options, whatever they are, and refuses an unknown
+/// one when the mount is made, with a line in the kernel's log. Asked once.
+fn collects_any_option() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+            .and_then(|context| rustix::mount::fsconfig_set_flag(context.as_fd(), "no-such-option"))
+            .is_ok()
+    })
 }
 
 /// The kernel's own explanation of a failed mount, if it has one.
