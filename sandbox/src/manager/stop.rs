@@ -273,7 +273,14 @@ fn merge(old: &Resources, new: &Resources) -> Resources {
         cpu_quota: number(old.cpu_quota, new.cpu_quota),
         cpu_shares: number(old.cpu_shares, new.cpu_shares),
         memory_limit: number(old.memory_limit, new.memory_limit),
-        memory_swap_limit: number(old.memory_swap_limit, new.memory_swap_limit),
+        memory_swap_limit: match new.memory_swap_limit {
+            // It counts memory and swap together: what there is of swap stays as it is.
+            0 if new.memory_limit > 0 && old.memory_limit > 0 && old.memory_swap_limit > 0 => {
+                let swap = old.memory_swap_limit.saturating_sub(old.memory_limit);
+                new.memory_limit.saturating_add(swap)
+            }
+            limit => number(old.memory_swap_limit, limit),
+        },
         oom_score_adj: number(old.oom_score_adj, new.oom_score_adj),
         cpuset_cpus: text(&old.cpuset_cpus, &new.cpuset_cpus),
         cpuset_mems: text(&old.cpuset_mems, &new.cpuset_mems),
@@ -289,6 +296,28 @@ fn merge(old: &Resources, new: &Resources) -> Resources {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Refused once, because 200 was more than the 100 of both together.
+    #[test]
+    fn a_new_memory_limit_leaves_the_swap_as_it_was() {
+        let limits = |memory_limit, memory_swap_limit| Resources {
+            memory_limit,
+            memory_swap_limit,
+            ..Resources::default()
+        };
+        for (old, new, expected) in [
+            (limits(100, 100), limits(200, 0), 200),
+            (limits(100, 150), limits(200, 0), 250),
+            (limits(100, 150), limits(50, 0), 100),
+            (limits(100, 150), limits(200, 300), 300),
+            (limits(100, -1), limits(200, 0), -1),
+            (limits(100, 0), limits(200, 0), 0),
+            (limits(100, 150), limits(0, 0), 150),
+        ] {
+            let merged = merge(&old, &new);
+            assert_eq!(merged.memory_swap_limit, expected, "{old:?} {new:?}");
+        }
+    }
 
     #[test]
     fn zeros_leave_limits_untouched() {
