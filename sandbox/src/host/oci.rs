@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec as OciSpec;
 use serde_json::{Value, json};
 
-use super::cgroup::CGROUP2_MAGIC;
+use super::cgroup::{self, CGROUP2_MAGIC};
 use super::{mounts, oom_score, seccomp_default};
 use crate::error::{Error, Result};
 use crate::model::{
@@ -53,7 +53,8 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, Option<u32>)> {
     let container = input.container;
     let (mounts, shm) = linux_mounts(input)?;
     let (devices, rules) = devices(container)?;
-    let mut resources = resources(&container.resources);
+    let only_v2 = has_only_cgroup_v2();
+    let mut resources = resources(&container.resources, only_v2);
     resources["devices"] = rules;
     let mut namespaces = vec![json!({"type": "mount"})];
     match &input.pid {
@@ -63,7 +64,7 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, Option<u32>)> {
     }
     // On cgroup v2 a container sees its own group as the root, as users expect there; on
     // v1 runc binds the right directories instead.
-    if !container.privileged && has_only_cgroup_v2() {
+    if !container.privileged && only_v2 {
         namespaces.push(json!({"type": "cgroup"}));
     }
     let mut linux = json!({
@@ -114,7 +115,7 @@ pub fn wasm(container: &ContainerSpec, mounts: &[Mount]) -> Result<OciSpec> {
         "process": process(&container.process, container.tty),
         "root": {"path": "rootfs", "readonly": container.readonly_rootfs},
         "mounts": mounts,
-        "linux": {"resources": resources(&container.resources)},
+        "linux": {"resources": resources(&container.resources, false)},
     }))
 }
 
@@ -147,14 +148,21 @@ fn process(process: &Process, terminal: bool) -> Value {
     value
 }
 
-fn resources(limits: &Resources) -> Value {
+fn resources(limits: &Resources, only_v2: bool) -> Value {
     fn set(target: &mut Value, key: &str, value: i64) {
         if value != 0 {
             target[key] = json!(value);
         }
     }
     let mut cpu = json!({});
-    set(&mut cpu, "shares", limits.cpu_shares);
+    let mut unified = limits.unified.clone();
+    if only_v2 && limits.cpu_shares > 0 {
+        // runc before 1.3.2 turns shares into another weight than all others on the node do.
+        let weight = cgroup::cpu_weight(limits.cpu_shares).to_string();
+        unified.entry("cpu.weight".to_owned()).or_insert(weight);
+    } else {
+        set(&mut cpu, "shares", limits.cpu_shares);
+    }
     set(&mut cpu, "quota", limits.cpu_quota);
     set(&mut cpu, "period", limits.cpu_period);
     if !limits.cpuset_cpus.is_empty() {
@@ -174,8 +182,8 @@ fn resources(limits: &Resources) -> Value {
         .map(|(size, limit)| json!({"pageSize": size, "limit": limit}))
         .collect();
     let mut value = json!({"cpu": cpu, "memory": memory, "hugepageLimits": hugepages});
-    if !limits.unified.is_empty() {
-        value["unified"] = json!(limits.unified);
+    if !unified.is_empty() {
+        value["unified"] = json!(unified);
     }
     value
 }
@@ -436,6 +444,22 @@ mod tests {
         assert_eq!(spec["linux"]["cgroupsPath"], "/parent/leaf");
         assert_eq!(spec["root"]["readonly"], true);
         assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], false);
+    }
+
+    /// runc 1.1 made 20 of 512 shares in the same cgroup that a Wasm container has 59 in.
+    #[test]
+    fn on_cgroup_v2_the_weight_is_ours() {
+        let limits: Resources = serde_json::from_value(json!({"cpu_shares": 512})).unwrap();
+        assert_eq!(resources(&limits, false)["cpu"]["shares"], 512);
+        assert!(resources(&limits, false)["unified"].is_null());
+        let weighted = resources(&limits, true);
+        assert!(weighted["cpu"]["shares"].is_null());
+        assert_eq!(weighted["unified"], json!({"cpu.weight": "59"}));
+        let named = Resources {
+            unified: [("cpu.weight".to_owned(), "7".to_owned())].into(),
+            ..limits
+        };
+        assert_eq!(resources(&named, true)["unified"]["cpu.weight"], "7");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::v2::cpu_weight;
 use self::write::{Undo, Write};
 use super::{Context, template};
 use crate::error::{Error, Result};

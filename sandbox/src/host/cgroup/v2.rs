@@ -67,7 +67,7 @@ fn or_max(value: i64) -> String {
 
 /// From 2..=262144 to 1..=10000 so that the defaults 1024 and 100 meet: the
 /// quadratic (in logarithms) that Kubernetes has settled on.
-pub(super) fn cpu_weight(shares: i64) -> u64 {
+pub(in crate::host) fn cpu_weight(shares: i64) -> u64 {
     match shares {
         ..=2 => 1,
         262_144.. => 10_000,
