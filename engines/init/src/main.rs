@@ -4,7 +4,9 @@
 //! It exists once in every such pod for the pod's whole life, so it must cost some
 //! pages, not some hundred kilobytes: neither std nor libc (build.rs). With unwinding
 //! panics, as clippy and tests build, rustc insists on std: it is linked, not used.
-//! It ends by SIGKILL only; everything in the namespace ends with it.
+//! It ends by SIGKILL, and by a SIGTERM from outside of its namespace, which is what a
+//! machine sends to all that is left when it goes down; it would wait for us for 90 s.
+//! Everything in the namespace ends with it, so a SIGTERM from inside is not heard.
 
 #![cfg_attr(panic = "abort", no_std)]
 #![no_main]
@@ -18,13 +20,14 @@ use core::arch::{asm, naked_asm};
 const WRITE: usize = 1;
 const RT_SIGACTION: usize = 13;
 const RT_SIGPROCMASK: usize = 14;
-const PAUSE: usize = 34;
 const GETPID: usize = 39;
 const EXIT: usize = 60;
 const CHDIR: usize = 80;
+const RT_SIGTIMEDWAIT: usize = 128;
 const PRCTL: usize = 157;
 const CLOSE_RANGE: usize = 436;
 
+const SIGTERM: usize = 15;
 const SIGCHLD: usize = 17;
 const SIG_IGN: usize = 1;
 const SIG_SETMASK: usize = 2;
@@ -40,6 +43,18 @@ struct SigAction {
     flags: usize,
     restorer: usize,
     mask: u64,
+}
+
+/// The beginning of `siginfo_t` of a signal that a process sent.
+#[repr(C)]
+struct SignalInfo {
+    number: i32,
+    errno: i32,
+    code: i32,
+    padding: i32,
+    /// In our namespace; 0 for a process that is not in it.
+    sender: i32,
+    rest: [u32; 27],
 }
 
 /// # Safety
@@ -110,8 +125,27 @@ extern "C" fn main() -> ! {
         syscall(PRCTL, PR_SET_NAME, c"criw-init".as_ptr() as usize, 0, 0);
         syscall(CHDIR, c"/".as_ptr() as usize, 0, 0, 0);
         syscall(CLOSE_RANGE, 0, u32::MAX as usize, 0, 0);
+        // Signals that are blocked wait for us, even those that pid 1 is spared.
+        let wanted: u64 = 1 << (SIGTERM - 1);
         loop {
-            syscall(PAUSE, 0, 0, 0, 0);
+            let mut info = SignalInfo {
+                number: 0,
+                errno: 0,
+                code: 0,
+                padding: 0,
+                sender: 1,
+                rest: [0; 27],
+            };
+            let got = syscall(
+                RT_SIGTIMEDWAIT,
+                &raw const wanted as usize,
+                &raw mut info as usize,
+                0,
+                SIGSET_SIZE,
+            );
+            if got == SIGTERM.cast_signed() && info.sender == 0 {
+                syscall(EXIT, 0, 0, 0, 0);
+            }
         }
     }
 }

@@ -118,10 +118,11 @@ fn refuses_to_run_anywhere_else() {
 }
 
 #[test]
-fn ends_by_sigkill_only() {
+fn other_signals_than_sigterm_and_sigkill_are_not_heard() {
     let init = pid_one(shipped());
     ready(init.0);
-    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+    let ending = [libc::SIGKILL, libc::SIGSTOP, libc::SIGTERM];
+    for signal in (1..=64).filter(|signal| !ending.contains(signal)) {
         // SAFETY: numbers only; 32 and 33 are refused by libc, which is fine.
         unsafe { libc::kill(init.0, signal) };
     }
@@ -135,6 +136,36 @@ fn ends_by_sigkill_only() {
         assert_eq!(libc::waitpid(init.0, &raw mut status, 0), init.0);
     }
     assert_eq!(libc::WTERMSIG(status), libc::SIGKILL);
+    std::mem::forget(init);
+}
+
+/// A machine that went down waited for it until its time was over: 90 s.
+#[test]
+fn sigterm_ends_it_from_outside_and_only_from_there() {
+    let init = pid_one(shipped());
+    ready(init.0);
+    let inside = Command::new("nsenter")
+        .arg(format!("--pid=/proc/{}/ns/pid", init.0))
+        .args(["sh", "-c", "kill -TERM 1"])
+        .status();
+    assert!(inside.unwrap().success());
+    wait_until("it has taken the signal and rests again, or ended", || {
+        let pending = status_field(init.0, "ShdPnd:").unwrap();
+        let state = status_field(init.0, "State:").unwrap();
+        pending == "0000000000000000" && state.starts_with(['S', 'Z'])
+    });
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let waited = unsafe { libc::waitpid(init.0, &raw mut status, libc::WNOHANG) };
+    assert_eq!(waited, 0, "ended with wait status {status:#x}");
+    // SAFETY: as above.
+    unsafe { libc::kill(init.0, libc::SIGTERM) };
+    wait_until("it has ended", || {
+        // SAFETY: as above.
+        let waited = unsafe { libc::waitpid(init.0, &raw mut status, libc::WNOHANG) };
+        waited == init.0
+    });
+    assert!(libc::WIFEXITED(status), "wait status {status:#x}");
     std::mem::forget(init);
 }
 
