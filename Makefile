@@ -129,6 +129,10 @@ cluster-deps:
 cluster-test: cluster-deps daemon shims guests kubelet control-plane ## a whole control plane drives criw: workloads, Services, kubectl
 	cargo test --release $(LOCKED) -p criw-tests --test cluster
 
+.PHONY: test-vm
+test-vm: deb guests crictl ## a node with systemd and cgroup v2, in QEMU: the package, limits, restarts
+	tests/vm/run.sh
+
 # Limits are in seconds and generous: they end a hang, they do not measure.
 .PHONY: test
 test: ## build all, run every test, print the sum

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Makes sure that everything `make build` and `make test` need is on this machine;
-# `deps.sh cluster` besides what only `make cluster-test` needs.
+# `deps.sh cluster` besides what only `make cluster-test` needs; `deps.sh vm` makes sure
+# only of what `make test-vm` needs to make and boot its machine.
 #
 # Nothing is touched when all is there. What is missing is installed by apt, after a
 # simulation: an install that would remove a package is refused. No service is started,
@@ -105,6 +106,13 @@ check_programs() {
         need "clang's runtime for wasm32" libclang-rt-VERSION-dev-wasm32
 }
 
+check_vm() {
+    need_command qemu-system-x86_64 qemu-system-x86
+    need_command mmdebstrap mmdebstrap
+    need_command mke2fs e2fsprogs
+    need_command busybox busybox-static
+}
+
 # The package of clang's wasm32 runtime carries clang's major version in its name.
 name_clang_runtime() {
     [[ "${packages[*]}" == *VERSION* ]] || return 0
@@ -175,10 +183,10 @@ install_packages() {
 check() {
     missing=()
     packages=()
-    check_programs
+    if [ "$for_what" = vm ]; then check_vm; else check_programs; fi
 }
 
-check_toolchains
+[ "$for_what" = vm ] || check_toolchains
 check
 [ "${#missing[@]}" = 0 ] && exit 0
 
