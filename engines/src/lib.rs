@@ -26,6 +26,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod engine;
 mod guest;
+pub mod in_root;
 pub mod jail;
 pub mod log;
 pub mod message;

@@ -9,6 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
+use crate::in_root::open_in_root;
 use crate::sys;
 
 /// Puts the detached mount on top of the present root and steps into it; the
@@ -57,10 +58,10 @@ pub(crate) fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {
 fn mount_point(root: BorrowedFd<'_>, destination: &Path, directory: bool) -> io::Result<OwnedFd> {
     let names = names(destination)?;
     let mut resolved = PathBuf::from(".");
-    let mut here = open_inside(root, &resolved)?;
+    let mut here = open_in_root(root, &resolved)?;
     for (n, name) in names.iter().enumerate() {
         resolved.push(name);
-        here = match open_inside(root, &resolved) {
+        here = match open_in_root(root, &resolved) {
             Ok(found) => found,
             Err(Errno::NOENT) => {
                 let last = n + 1 == names.len();
@@ -75,7 +76,7 @@ fn mount_point(root: BorrowedFd<'_>, destination: &Path, directory: bool) -> io:
                         format!("mount point {} {text} ({error})", resolved.display()),
                     )
                 })?;
-                open_inside(root, &resolved)?
+                open_in_root(root, &resolved)?
             }
             Err(error) => return Err(error.into()),
         };
@@ -105,18 +106,6 @@ fn names(destination: &Path) -> io::Result<Vec<&std::ffi::OsStr>> {
         ));
     }
     Ok(names)
-}
-
-fn open_inside(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
-    rustix::io::retry_on_intr(|| {
-        rustix::fs::openat2(
-            root,
-            path,
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
-    })
 }
 
 fn make(parent: BorrowedFd<'_>, name: &std::ffi::OsStr, directory: bool) -> rustix::io::Result<()> {

@@ -74,6 +74,11 @@ impl Choice {
         self.subnets.push(subnet);
     }
 
+    /// Removes what a daemon left that was killed while it stored. Nobody may be storing.
+    pub(crate) fn clear_unfinished(state_dir: &Path) {
+        let _ = std::fs::remove_file(file(state_dir).with_extension("tmp"));
+    }
+
     pub(crate) fn forget(state_dir: &Path) -> Result<(), NetError> {
         let path = file(state_dir);
         match std::fs::remove_file(&path) {
@@ -136,6 +141,10 @@ mod tests {
         choice.use_subnet("10.2.0.0/24".parse().unwrap());
         choice.use_subnet("10.1.0.0/16".parse().unwrap());
         choice.store(dir.path()).unwrap();
+        // A daemon was killed while it stored, and nothing stores again.
+        std::fs::write(dir.path().join("builtin-network.tmp"), "{").unwrap();
+        Choice::clear_unfinished(dir.path());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         let again = Choice::load(dir.path()).unwrap();
         assert_eq!(again, choice);
         assert_eq!(

@@ -244,6 +244,7 @@ impl Builtin {
         {
             link::delete(name)?;
         }
+        Choice::clear_unfinished(&self.state_dir);
         // Without state no table was ever made here.
         let choice = Choice::load(&self.state_dir)?;
         if !choice.subnets.is_empty() {

@@ -4,10 +4,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use criw_engines::in_root::open_in_root;
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::{Context, rootfs};
@@ -96,15 +97,7 @@ impl RootView {
         if path.contains('\0') {
             return Ok(None);
         }
-        let opened = rustix::io::retry_on_intr(|| {
-            rustix::fs::openat2(
-                &self.root,
-                Path::new(path),
-                OFlags::PATH | OFlags::CLOEXEC,
-                Mode::empty(),
-                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-            )
-        });
+        let opened = open_in_root(self.root.as_fd(), Path::new(path));
         match opened {
             Ok(file) => Ok(Some(file)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
@@ -124,6 +117,8 @@ fn absolute(path: &Path) -> PathBuf {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+
+    use rustix::fs::Mode;
 
     use super::*;
 
