@@ -71,7 +71,7 @@ async fn build(
         .config
         .ok_or_else(|| Status::invalid_argument("the container has no config"))?;
     let asked = config.image.clone().unwrap_or_default();
-    let image = find_image(daemon, &asked.image)?;
+    let image = find_image(daemon, &asked)?;
     let route = variant::route(daemon, &pod, &config)?;
     let prepared = variant::prepare(daemon, &image, &route, &config).await?;
     let kind = prepared.kind;
@@ -96,13 +96,14 @@ async fn build(
     clippy::result_large_err,
     reason = "a status is what every RPC answers with"
 )]
-fn find_image(daemon: &Daemon, name: &str) -> Result<Image, Status> {
+fn find_image(daemon: &Daemon, asked: &cri::ImageSpec) -> Result<Image, Status> {
+    let name = asked.image.as_str();
     if name.is_empty() {
         return Err(Status::invalid_argument("the container names no image"));
     }
     daemon
         .images
-        .find(name)
+        .find_as(name, &asked.user_specified_image)
         .map_err(|e| error::ambiguous(&e))?
         .ok_or_else(|| {
             Status::not_found(format!(
@@ -476,6 +477,7 @@ mod tests {
             pinned: false,
             kinds: Vec::new(),
             labels: Default::default(),
+            scope: None,
         };
         let id = Digest::of(b"x").to_string();
         let asked = |name: &str, user: &str| cri::ImageSpec {

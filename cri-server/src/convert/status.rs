@@ -129,6 +129,11 @@ pub fn container_status(container: &ContainerView) -> cri::ContainerStatus {
     let (started_at, exit) = match &container.state {
         ContainerState::Creating | ContainerState::Created { .. } => (0, None),
         ContainerState::Running { started_at, .. } => (*started_at, None),
+        // What failed to start never began: that would be shown as "Started: 1970".
+        ContainerState::Exited {
+            started_at: 0,
+            exit,
+        } => (exit.finished_at, Some(exit)),
         ContainerState::Exited { started_at, exit } => (*started_at, Some(exit)),
     };
     cri::ContainerStatus {
