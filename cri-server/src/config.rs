@@ -136,8 +136,25 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// `ip:port` of the Prometheus endpoint; "" = none. Nothing listens there yet.
+    /// `ip:port` of the Prometheus endpoint, `GET /metrics`; "" = none. It has neither
+    /// encryption nor a password.
     pub address: String,
+}
+
+impl Metrics {
+    /// Where to listen, if at all.
+    pub fn address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        if self.address.is_empty() {
+            return Ok(None);
+        }
+        self.address.parse().map(Some).map_err(|_| {
+            let text = format!(
+                "metrics.address = {:?}: give ip:port, such as 0.0.0.0:9750, or \"\" for none",
+                self.address
+            );
+            ConfigError::Invalid(text)
+        })
+    }
 }
 
 /// `[streaming]`
@@ -352,6 +369,7 @@ impl Config {
                 .map_err(|error| ConfigError::Invalid(format!("net.subnet: {error}")))?;
         }
         self.streaming.address()?;
+        self.metrics.address()?;
         for (name, handler) in &self.handlers {
             if name.is_empty() {
                 return Err(ConfigError::Invalid(
@@ -451,6 +469,10 @@ mod tests {
             ("socket = ", &["/etc/1.toml"]),
             ("socket = 'run/x'", &["socket", "absolute"]),
             ("[net]\nsubnet = 'fd00::/64'", &["net.subnet", "fd00::/64"]),
+            (
+                "[metrics]\naddress = 'all:1'",
+                &["metrics.address", "all:1"],
+            ),
             ("[handlers.x]\nengine = '../x'", &["handlers.x.engine"]),
             ("[handlers.x]", &["/etc/1.toml", "engine"]),
             ("[handlers.'']\nengine = 'runc'", &["handler \"\""]),

@@ -35,6 +35,7 @@ pub mod host;
 pub mod image_rpc;
 pub mod info;
 pub mod logging;
+pub mod metrics;
 pub mod notify;
 pub mod operator;
 pub mod runtime;

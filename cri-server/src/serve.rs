@@ -23,6 +23,7 @@ use crate::door::Door;
 use crate::handlers::Handlers;
 use crate::host::HostFacts;
 use crate::image_rpc::Images;
+use crate::metrics::{self, Metrics};
 use crate::runtime::Runtime;
 use crate::socket;
 use crate::streaming::{self, Streaming};
@@ -50,7 +51,9 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     let (ending, watched) = watch::channel(false);
     let address = config.streaming.address()?;
     let (streaming, streams) = Streaming::bind(address).await?;
+    let scrapes = metrics::bind(config.metrics.address()?).await?;
     let daemon = open(config, streaming, watched).await?;
+    let metrics = Metrics::of(&daemon);
     let listener = socket::bind(&path)?;
     tracing::info!(
         socket = %path.display(),
@@ -63,7 +66,11 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     crate::notify::ready();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let streaming = tokio::spawn(streaming::server::serve(daemon.clone(), streams));
-    let mut serving = Box::pin(serve(daemon, listener, async {
+    tokio::spawn(metrics.clone().watch(daemon.clone()));
+    if let Some(scrapes) = scrapes {
+        tokio::spawn(metrics::serve(daemon.clone(), metrics.clone(), scrapes));
+    }
+    let mut serving = Box::pin(serve(daemon, &metrics, listener, async {
         let _ = stopped.await;
     }));
     tokio::select! {
@@ -157,6 +164,7 @@ pub async fn open(
 /// Serves all services until `end` completes and every call has been answered.
 pub async fn serve(
     daemon: Arc<Daemon>,
+    metrics: &Arc<Metrics>,
     listener: UnixListener,
     end: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
@@ -168,9 +176,9 @@ pub async fn serve(
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
-        .add_service(Door(runtime))
-        .add_service(Door(images))
-        .add_service(Door(admin))
+        .add_service(Door::new(runtime, metrics))
+        .add_service(Door::new(images, metrics))
+        .add_service(Door::new(admin, metrics))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
         .await
         .context("serve the CRI")

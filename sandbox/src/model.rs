@@ -295,3 +295,13 @@ pub enum EngineSpec {
     /// The runc binary.
     Runc,
 }
+
+impl EngineSpec {
+    /// What people call it: `wasmtime`, …, `runc`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Wasm { engine, .. } => engine,
+            Self::Runc => "runc",
+        }
+    }
+}

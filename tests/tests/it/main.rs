@@ -18,6 +18,7 @@ mod import;
 mod leaks;
 mod life;
 mod logs;
+mod metrics;
 mod network;
 mod restart;
 mod streaming;
