@@ -191,8 +191,8 @@ bench: deps build ## figures of the main steps, p50 and p99
 	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench
 
 .PHONY: bench-http
-bench-http: deps build ## a component that serves HTTP beside a native server
-	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench-http
+bench-http: deps build ## a component that serves HTTP beside a native server (ARGS="--wasmtime PROGRAM" for a third)
+	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench-http -- $(ARGS)
 
 # The daemon looks for its shims in /usr/libexec/criw; with another PREFIX it has to be told.
 .PHONY: install
