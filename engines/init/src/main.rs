@@ -113,8 +113,14 @@ fn hold_a_scope() -> ! {
     // SAFETY: as in `be_pid_one`. A fork copies all of this process, which has one thread.
     unsafe {
         let mut byte = 0_u8;
-        if syscall(READ, 0, &raw mut byte as usize, 1, 0) != 1 || syscall(FORK, 0, 0, 0, 0) != 0 {
+        if syscall(READ, 0, &raw mut byte as usize, 1, 0) != 1 {
             syscall(EXIT, 0, 0, 0, 0);
+        }
+        match syscall(FORK, 0, 0, 0, 0) {
+            0 => {}
+            forked => {
+                syscall(EXIT, usize::from(forked < 0), 0, 0, 0);
+            }
         }
         // The container's memory limit must not choose it: its counter is what it keeps.
         // Refused without CAP_SYS_RESOURCE; then it is the smallest of all, at least.
