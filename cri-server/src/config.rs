@@ -89,18 +89,33 @@ pub struct Cgroup {
     /// Who makes cgroups.
     pub driver: CgroupDriver,
     /// Parent of the cgroups of pods that name none, and of the compilers'. It belongs to
-    /// this daemon alone: what no record names below it is killed at start. "" = `/criw`,
-    /// with a hash of `root` behind it when that is not the usual one.
+    /// this daemon alone: what no record names below it is killed at start. "" = `/criw`, or
+    /// `criw.slice` with systemd, with a hash of `root` behind it when that is not the usual one.
     pub parent: String,
 }
 
-/// `cgroup.driver`; systemd's is not there yet and refused by name.
+/// `cgroup.driver`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupDriver {
-    /// This daemon, by file writes.
+    /// systemd below parents that are slices, else this daemon. The kubelet is told to use
+    /// systemd's where systemd is the init.
     #[default]
+    Auto,
+    /// This daemon, by file writes.
     Cgroupfs,
+    /// systemd, asked by D-Bus.
+    Systemd,
+}
+
+impl From<CgroupDriver> for criw_sandbox::host::cgroup::Driver {
+    fn from(driver: CgroupDriver) -> Self {
+        match driver {
+            CgroupDriver::Auto => Self::Auto,
+            CgroupDriver::Cgroupfs => Self::Cgroupfs,
+            CgroupDriver::Systemd => Self::Systemd,
+        }
+    }
 }
 
 /// `[runc]`
@@ -464,7 +479,10 @@ mod tests {
             ("sokcet = '/a'", &["/etc/1.toml", "sokcet"][..]),
             ("[cni]\nconfdir = '/a'", &["/etc/1.toml", "confdir"]),
             ("[net]\nmode = 'bridge'", &["/etc/1.toml", "bridge"]),
-            ("[cgroup]\ndriver = 'systemd'", &["/etc/1.toml", "systemd"]),
+            (
+                "[cgroup]\ndriver = 'systemctl'",
+                &["/etc/1.toml", "systemctl"],
+            ),
             ("socket = 3", &["/etc/1.toml", "socket"]),
             ("socket = ", &["/etc/1.toml"]),
             ("socket = 'run/x'", &["socket", "absolute"]),

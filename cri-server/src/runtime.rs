@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use criw_proto::v1 as cri;
 use criw_proto::v1::runtime_service_server::RuntimeService;
+use criw_sandbox::host::cgroup::Driver;
 use criw_sandbox::model::Resources;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
@@ -100,9 +101,13 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::RuntimeConfigRequest>,
     ) -> Answer<cri::RuntimeConfigResponse> {
+        let driver = match Driver::from(self.0.config.cgroup.driver).prefers_systemd() {
+            true => cri::CgroupDriver::Systemd,
+            false => cri::CgroupDriver::Cgroupfs,
+        };
         ok(cri::RuntimeConfigResponse {
             linux: Some(cri::LinuxRuntimeConfiguration {
-                cgroup_driver: cri::CgroupDriver::Cgroupfs as i32,
+                cgroup_driver: driver as i32,
             }),
         })
     }

@@ -11,7 +11,8 @@ use criw_proto::admin::v1::images_server::ImagesServer;
 use criw_proto::v1::image_service_server::ImageServiceServer;
 use criw_proto::v1::runtime_service_server::RuntimeServiceServer;
 use criw_sandbox::Sandboxes;
-use criw_sandbox::host::cgroup::{Cgroups, Leaf};
+use criw_sandbox::host::cgroup::{self, Cgroups, Driver, Leaf};
+use criw_sandbox::model::Resources;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -40,6 +41,9 @@ const COMPILE_MEMORY: i64 = 4 << 30;
 /// An eighth of a container's default weight: pods come first.
 const COMPILE_SHARES: i64 = 128;
 
+/// For the compilers' cgroup to be gone at the end; nothing is in it.
+const END_CGROUPS: Duration = Duration::from_secs(2);
+
 /// One module; a large one of 50 MB needs 45 CPU seconds.
 const COMPILE: Duration = Duration::from_secs(300);
 
@@ -47,7 +51,7 @@ const COMPILE: Duration = Duration::from_secs(300);
 pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
     let _lock = socket::lock(&config.state)?;
     let path = config.socket.clone();
-    let cgroup_parent = cgroup_parent(&config);
+    let compilers = compilers(&config)?;
     let (ending, watched) = watch::channel(false);
     let address = config.streaming.address()?;
     let (streaming, streams) = Streaming::bind(address).await?;
@@ -93,18 +97,16 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     };
     // It bounds its own time.
     let _ = streaming.await;
-    drop_empty_cgroups(&cgroup_parent);
+    drop_empty_cgroups(&compilers);
     ended
 }
 
 /// What is in use stays: pods outlive the daemon.
-fn drop_empty_cgroups(parent: &str) {
-    for directory in compile_leaf(parent)
-        .map(|leaf| leaf.dirs())
-        .unwrap_or_default()
+fn drop_empty_cgroups(compilers: &Leaf) {
+    if compilers.workload().is_ok_and(|running| running.is_empty())
+        && let Err(error) = compilers.end_with_parent(END_CGROUPS)
     {
-        let _ = std::fs::remove_dir(&directory);
-        let _ = directory.parent().map(std::fs::remove_dir);
+        tracing::warn!(error = %crate::error::chain(&error), "remove the compilers' cgroup");
     }
 }
 
@@ -117,14 +119,18 @@ pub async fn open(
     socket::make_directory(&config.root)?;
     socket::make_directory(&config.state)?;
     let compiler = config.libexec.join("criw-compile");
+    let driver = Driver::from(config.cgroup.driver);
     let cgroup_parent = cgroup_parent(&config);
+    driver
+        .check(&cgroup_parent)
+        .context("check cgroup.driver and cgroup.parent")?;
     let images = ImageService::open(criw_image_service::Config {
         root: config.root.join("images"),
         state: config.state.join("images"),
         hosts_dir: Some(config.registry.hosts_dir.clone()).filter(|d| !d.as_os_str().is_empty()),
         compiler: compiler.is_file().then_some(compiler),
         compile_timeout: COMPILE,
-        compile_cgroup: compile_cgroup(&cgroup_parent)?,
+        compile_cgroup: compile_cgroup(&config)?,
         limits: criw_image_service::Limits::default(),
     })
     .await
@@ -138,6 +144,7 @@ pub async fn open(
             state: config.state.clone(),
             libexec: config.libexec.clone(),
             runc: find_program(&config.runc.path),
+            cgroup_driver: driver,
             cgroup_parent,
             unprivileged_ports: true,
             // Tests simulate a reboot with it.
@@ -204,28 +211,44 @@ fn network_mode(config: &Config, state: &Path) -> anyhow::Result<Mode> {
 
 /// Compilers share one cgroup beside the pods': a hostile module takes memory and time
 /// from its own pull only. A large module (49 MB) needs 0.9 GB.
-fn compile_cgroup(parent: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let leaf = compile_leaf(parent)?;
-    leaf.create(&criw_sandbox::model::Resources {
+fn compile_cgroup(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
+    let leaf = compilers(config)?;
+    let limits = Resources {
         memory_limit: COMPILE_MEMORY,
         cpu_shares: COMPILE_SHARES,
         ..Default::default()
-    })
-    .context("make the compilers' cgroup")?;
+    };
+    // A scope is left by a daemon that was killed.
+    let made = match leaf.is_scope() && leaf.exists() {
+        true => leaf.apply(&limits),
+        false => leaf.create(&limits).and_then(cgroup::Holder::stay),
+    };
+    made.context("make the compilers' cgroup")?;
     Ok(leaf.dirs())
 }
 
-fn compile_leaf(parent: &str) -> anyhow::Result<Leaf> {
-    Cgroups::detect(Path::new("/sys/fs/cgroup"))
-        .context("look at the cgroup hierarchies")?
-        .leaf(parent, "compile")
-        .context("name the compilers' cgroup")
+fn compilers(config: &Config) -> anyhow::Result<Leaf> {
+    let parent = cgroup_parent(config);
+    let mut name = "compile".to_owned();
+    if parent.ends_with(".slice") {
+        // Names of scopes are unique on the machine.
+        name = format!("{}-compile.scope", daemon_name(&config.root));
+    }
+    Cgroups::detect(
+        Path::new("/sys/fs/cgroup"),
+        &config.libexec.join("criw-init"),
+    )
+    .context("look at the cgroup hierarchies")?
+    .leaf(&parent, &name)
+    .context("name the compilers' cgroup")
 }
 
 fn cgroup_parent(config: &Config) -> String {
-    match config.cgroup.parent.as_str() {
-        "" => format!("/{}", daemon_name(&config.root)),
-        parent => parent.to_owned(),
+    let systemd = Driver::from(config.cgroup.driver).prefers_systemd();
+    match (config.cgroup.parent.as_str(), systemd) {
+        ("", true) => format!("{}.slice", daemon_name(&config.root)),
+        ("", false) => format!("/{}", daemon_name(&config.root)),
+        (parent, _) => parent.to_owned(),
     }
 }
 

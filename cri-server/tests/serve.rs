@@ -62,7 +62,8 @@ fn private_config(directory: &Path) -> Config {
     let file = directory.join("config.toml");
     let text = format!(
         "socket = '{0}/criw.sock'\nroot = '{0}/root'\nstate = '{0}/state'\nlibexec = '{0}/libexec'\n\
-         [cni]\nconf_dir = '{0}/net.d'\nbin_dirs = ['{0}/bin']\n[registry]\nhosts_dir = '{0}/certs'\n",
+         [cni]\nconf_dir = '{0}/net.d'\nbin_dirs = ['{0}/bin']\n[registry]\nhosts_dir = '{0}/certs'\n\
+         [cgroup]\ndriver = 'cgroupfs'\n",
         directory.display()
     );
     std::fs::write(&file, text).unwrap();

@@ -8,6 +8,7 @@
 //!                 birth    a process born in its cgroups
 //!   both          protocol, spec   what is said
 //!                 message, record  how it is said: one datagram, one file
+//!                 slice    where systemd puts cgroups
 //!   shim side     shim     main of every Wasm shim: Create, lock-up, control, exit
 //!                 server   the control loop's socket
 //!                 descriptors, signal   what came with Create; what a signal becomes
@@ -38,6 +39,7 @@ mod seccomp;
 pub mod server;
 pub mod shim;
 pub mod signal;
+pub mod slice;
 pub mod spec;
 pub mod stdio;
 mod sys;

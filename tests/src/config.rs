@@ -35,7 +35,7 @@ pub fn write(world: &World, network: Network) -> Result<()> {
         ),
     };
     let text = format!(
-        "socket = \"{}\"\nroot = \"{}\"\nstate = \"{}\"\nlibexec = \"{}\"\n\n{network_text}\n[cgroup]\nparent = \"{}/own\"\n\n[registry]\nhosts_dir = \"{}\"\n\n[metrics]\naddress = \"{METRICS}\"\n\n[log]\nlevel = \"info,criw_server=debug,criw_sandbox=debug,criw_net=debug,criw_image_service=debug\"\n",
+        "socket = \"{}\"\nroot = \"{}\"\nstate = \"{}\"\nlibexec = \"{}\"\n\n{network_text}\n[cgroup]\ndriver = \"cgroupfs\"\nparent = \"{}/own\"\n\n[registry]\nhosts_dir = \"{}\"\n\n[metrics]\naddress = \"{METRICS}\"\n\n[log]\nlevel = \"info,criw_server=debug,criw_sandbox=debug,criw_net=debug,criw_image_service=debug\"\n",
         world.path("s").display(),
         dir("root")?,
         dir("run")?,

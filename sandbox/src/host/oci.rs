@@ -30,7 +30,7 @@ pub struct LinuxInput<'a> {
     pub mounts: &'a [Mount],
     /// Its bundle.
     pub bundle: &'a Path,
-    /// Absolute below each hierarchy.
+    /// Absolute below each hierarchy, or `slice:prefix:name` for a scope of systemd.
     pub cgroups_path: String,
     /// PID namespace.
     pub pid: PidNamespace,
@@ -56,6 +56,11 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, Option<u32>)> {
     let only_v2 = has_only_cgroup_v2();
     let mut resources = resources(&container.resources, only_v2);
     resources["devices"] = rules;
+    let scope = input.cgroups_path.contains(':');
+    if scope && !container.resources.unified.contains_key("pids.max") {
+        // Else systemd sets the limit of its units, 15 % of all pids.
+        resources["pids"] = json!({"limit": -1});
+    }
     let mut namespaces = vec![json!({"type": "mount"})];
     match &input.pid {
         PidNamespace::New => namespaces.push(json!({"type": "pid"})),
@@ -412,12 +417,16 @@ mod tests {
     }
 
     fn built(container: &ContainerSpec, mounts: &[Mount]) -> (Value, Option<u32>) {
+        built_in(container, mounts, "/parent/leaf")
+    }
+
+    fn built_in(container: &ContainerSpec, mounts: &[Mount], path: &str) -> (Value, Option<u32>) {
         let input = LinuxInput {
             pod: &pod(),
             container,
             mounts,
             bundle: Path::new("/bundle"),
-            cgroups_path: "/parent/leaf".into(),
+            cgroups_path: path.into(),
             pid: PidNamespace::New,
             own_shm: true,
         };
@@ -444,6 +453,23 @@ mod tests {
         assert_eq!(spec["linux"]["cgroupsPath"], "/parent/leaf");
         assert_eq!(spec["root"]["readonly"], true);
         assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], false);
+    }
+
+    #[test]
+    fn a_scope_has_no_limit_of_processes_that_nobody_asked_for() {
+        for (resources, path, expected) in [
+            (json!({}), "/pods/a", json!(null)),
+            (json!({}), "pods.slice:criw:a", json!(-1)),
+            (
+                json!({"unified": {"pids.max": "9"}}),
+                "pods.slice:criw:a",
+                json!(null),
+            ),
+        ] {
+            let container = container(json!({"resources": resources}));
+            let (spec, _) = built_in(&container, &[], path);
+            assert_eq!(spec["linux"]["resources"]["pids"]["limit"], expected);
+        }
     }
 
     /// runc 1.1 made 20 of 512 shares in the same cgroup that a Wasm container has 59 in.

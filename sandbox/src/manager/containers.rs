@@ -18,7 +18,7 @@ use super::{Container, Inner, Pod, Sandboxes, blocking, chain, now, shim};
 use crate::container_state::{ContainerEvent, ContainerState, ProcessIdentity};
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::host::{mounts, oci, oom_score, rootfs, shm};
+use crate::host::{cgroup, mounts, oci, oom_score, rootfs, shm};
 use crate::id::{ContainerId, SandboxId};
 use crate::laps::Laps;
 use crate::model::{ContainerSpec, EngineSpec, Mount, PidMode, Scope};
@@ -102,7 +102,7 @@ impl Inner {
             .unwrap_or_else(|| self.config.cgroup_parent.clone());
         let shim_leaf = matches!(spec.engine, EngineSpec::Runc).then(|| LeafName {
             parent: parent.clone(),
-            name: format!("{id}.shim"),
+            name: cgroup::own_name(&parent, &format!("{id}.shim")),
         });
         let log_path = match (&pod.spec.log_directory, &spec.log_path) {
             (Some(directory), Some(path)) => Some(directory.join(path)),
@@ -112,8 +112,8 @@ impl Inner {
             version: record::VERSION,
             boot_id: self.boot_id.clone(),
             leaf: LeafName {
+                name: cgroup::own_name(&parent, id.as_str()),
                 parent,
-                name: id.as_str().to_owned(),
             },
             id,
             sandbox: pod.id.clone(),
@@ -153,16 +153,23 @@ impl Inner {
     ) -> Result<OwnedFd> {
         record::write(&self.config.root, record)?;
         fault::point("create/recorded");
-        self.leaf(&record.leaf)?.create(&record.resources)?;
-        if let Some(leaf) = &record.shim_leaf {
-            self.leaf(leaf)?.create(&Default::default())?;
+        let leaf = self.leaf(&record.leaf)?;
+        // The scope of a Linux container is started by runc, with its process in it.
+        if container.is_wasm() || !leaf.is_scope() {
+            leaf.create(&record.resources)?.stay()?;
         }
+        let shim_holder = match &record.shim_leaf {
+            Some(shim_leaf) => Some(self.leaf(shim_leaf)?.create(&Default::default())?),
+            None => None,
+        };
         laps.lap("cgroup");
         fault::point("create/cgroup");
         let parts = self.prepare(container, pod, record, code)?;
         laps.lap("root");
         fault::point("create/prepared");
         let child = self.launch_shim(container, pod, record, parts.listener)?;
+        // Now the shim is there.
+        drop(shim_holder);
         laps.lap("launch");
         fault::point("create/launched");
         let identity = ProcessIdentity {
@@ -180,6 +187,10 @@ impl Inner {
         let socket = container.socket(&self.config.state);
         let pid = shim::create(&child, &socket, &fds, CREATE_DEADLINE)
             .map_err(|error| error.on(format!("create container {}", container.spec.name)))?;
+        if !container.is_wasm() {
+            // Its counter of kills must outlast its last process.
+            leaf.hold()?;
+        }
         laps.lap("engine");
         fault::point("create/shim-created");
         container.apply(
@@ -331,7 +342,7 @@ impl Inner {
                         binary: self.config.runc.clone(),
                         root: self.runc_root(),
                         bundle: bundle.clone(),
-                        systemd_cgroup: false,
+                        systemd_cgroup: self.leaf(&record.leaf)?.is_scope(),
                     }),
                 )
             }
@@ -428,7 +439,7 @@ impl Inner {
             container: &container.spec,
             mounts: &mounts,
             bundle,
-            cgroups_path: format!("{}/{}", record.leaf.parent, record.leaf.name),
+            cgroups_path: self.leaf(&record.leaf)?.oci_path(),
             pid: pid_path,
             own_shm: shm.is_some(),
         };

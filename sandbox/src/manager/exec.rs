@@ -258,7 +258,7 @@ impl Inner {
                     binary: self.config.runc.clone(),
                     root: self.runc_root(),
                     bundle: directory.to_owned(),
-                    systemd_cgroup: false,
+                    systemd_cgroup: self.leaf(&container.record().leaf)?.is_scope(),
                 }),
             ),
         };

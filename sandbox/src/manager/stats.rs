@@ -46,8 +46,8 @@ impl Sandboxes {
                 .map(|container| inner.leaf(&container.record().leaf))
                 .collect::<Result<Vec<_>>>()?;
             let parent = pod.spec.cgroup_parent.as_deref().unwrap_or_default();
-            let own = stats::own_group(parent, &pod.spec.uid)
-                .map(|(parent, name)| inner.host.cgroups.leaf(parent, name))
+            let own = stats::is_own_group(parent, &pod.spec.uid)
+                .then(|| inner.host.cgroups.parent(parent))
                 .transpose()?;
             let namespaces = pod.namespaces();
             let netns = namespaces.as_ref().and_then(|n| n.net.as_ref());
