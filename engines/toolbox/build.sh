@@ -9,12 +9,13 @@ output=${1:?usage: build.sh OUTPUT}
 rustc=${CRIW_WASI_RUSTC:-/usr/bin/rustc}
 linker=$(command -v wasm-ld || ls /usr/bin/wasm-ld-* 2>/dev/null | tail -1)
 [ -n "$linker" ] || { echo "build.sh: no wasm-ld, run make deps" >&2; exit 1; }
-if [ -f "$output" ] && [ -z "$(find "$here" -newer "$output" -type f | head -1)" ]; then
+[ -x "$rustc" ] || { echo "build.sh: no $rustc, run make deps" >&2; exit 1; }
+if [ -f "$output" ] && [ -z "$(find "$here/src" "$here/build.sh" -newer "$output" -type f | head -1)" ]; then
     exit 0
 fi
 mkdir -p "$(dirname "$output")"
 # Renamed into place: nobody reads half a module.
-RUSTC_BOOTSTRAP='' CARGO_PKG_VERSION='' "$rustc" --edition 2021 --crate-name criw_toolbox --crate-type bin \
+"$rustc" --edition 2021 --crate-name criw_toolbox --crate-type bin \
     --target wasm32-wasi -C linker="$linker" -C opt-level=s -C lto=fat -C codegen-units=1 \
     -C panic=abort -C strip=symbols -C metadata=criw-toolbox \
     -C link-arg=-zstack-size=1048576 -D warnings \

@@ -102,7 +102,7 @@ check_programs() {
     [ "$for_what" != cluster ] || need_command etcd etcd-server
 
     # The toolbox is compiled by the distribution's own rustc, called by its path: only that one
-    # comes with a standard library for WASI. 110 MB of packages; no cargo, and the rustc on PATH
+    # comes with a standard library for WASI. 110 MB to download, 530 MB installed; no cargo, and the rustc on PATH
     # stays the one that it is (check_toolchains: a Rust of /usr/bin would be too old).
     [ -x "${CRIW_WASI_RUSTC:-/usr/bin/rustc}" ] || need "a rustc for WASI" rustc
     first_file /usr/lib/rustlib/wasm32-wasi/lib/libstd-*.rlib ${CRIW_WASI_RUSTC:+"$CRIW_WASI_RUSTC"} ||

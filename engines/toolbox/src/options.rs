@@ -47,8 +47,7 @@ pub(crate) fn parse(args: &[String], short: &str, long: &[(&str, char)]) -> Resu
             };
             options.given.push((letter, value));
         } else if word.len() > 1 && word.starts_with('-') {
-            let mut letters = word[1..].char_indices();
-            while let Some((at, letter)) = letters.next() {
+            for (at, letter) in word[1..].char_indices() {
                 match takes_value(letter) {
                     None => return usage(format!("invalid option -- '{letter}'")),
                     Some(false) => options.given.push((letter, String::new())),

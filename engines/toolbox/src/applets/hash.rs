@@ -457,7 +457,8 @@ pub(super) fn run(context: &mut Context) -> Outcome {
             let found = sum(context, name)?;
             let fits = found.as_deref() == Some(&wanted.to_lowercase());
             failed += i32::from(!fits);
-            if !options.has('s') && !(fits && options.has('q')) {
+            let silent = options.has('s') || (fits && options.has('q'));
+            if !silent {
                 let word = match (fits, found.is_some()) {
                     (true, _) => "OK",
                     (false, true) => "FAILED",

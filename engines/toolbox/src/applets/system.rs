@@ -271,6 +271,129 @@ pub(super) fn ps(context: &mut Context) -> Outcome {
     Ok(0)
 }
 
+/// A process's own name: of its first word, or of the tool behind the toolbox's own name.
+fn own_name(command: &str) -> &str {
+    let mut words = command.split(' ').map(crate::files::base_name);
+    match words.next() {
+        Some("criw-toolbox") => words.next().unwrap_or("criw-toolbox"),
+        first => first.unwrap_or(""),
+    }
+}
+
+pub(super) fn pgrep(context: &mut Context) -> Outcome {
+    let options = options::parse(
+        &context.args,
+        "flxoncv",
+        &[("full", 'f'), ("list-name", 'l'), ("exact", 'x')],
+    )?;
+    let pattern = match options.rest.as_slice() {
+        [pattern] => pattern,
+        _ => return Err(Fail::Text(2, "wants one pattern".to_owned())),
+    };
+    let source = if options.has('x') {
+        format!("^({pattern})$")
+    } else {
+        pattern.clone()
+    };
+    let regex = crate::regex::Regex::new(source.as_bytes(), crate::regex::Syntax::extended());
+    let regex = regex.map_err(|text| Fail::Text(2, text))?;
+    let mut found = Vec::new();
+    for process in processes()? {
+        let name = own_name(&process.command);
+        let text = if options.has('f') {
+            process.command.as_str()
+        } else {
+            name
+        };
+        let fits = regex
+            .is_match(text.as_bytes())
+            .map_err(|text| Fail::Text(2, text))?;
+        // we are one of them
+        if fits != options.has('v') && name != "pgrep" {
+            found.push(if options.has('l') {
+                format!("{} {name}", process.pid)
+            } else {
+                process.pid.clone()
+            });
+        }
+    }
+    if options.has('c') {
+        writeln!(context.output, "{}", found.len())?;
+    } else {
+        for line in &found {
+            writeln!(context.output, "{line}")?;
+        }
+    }
+    Ok(i32::from(found.is_empty()))
+}
+
+pub(super) fn pidof(context: &mut Context) -> Outcome {
+    let options = options::parse(&context.args, "s", &[])?;
+    let found: Vec<String> = processes()?
+        .into_iter()
+        .filter(|process| {
+            options
+                .rest
+                .iter()
+                .any(|name| name == own_name(&process.command))
+        })
+        .map(|process| process.pid)
+        .collect();
+    if found.is_empty() {
+        return Ok(1);
+    }
+    let shown = if options.has('s') {
+        &found[..1]
+    } else {
+        &found[..]
+    };
+    writeln!(context.output, "{}", shown.join(" "))?;
+    Ok(0)
+}
+
+/// Prints the processes again and again; at a terminal onto a clear screen.
+pub(super) fn top(context: &mut Context) -> Outcome {
+    let options = options::parse(&context.args, "bn:d:", &[])?;
+    let delay = options::span(options.value('d').unwrap_or("5"))?;
+    let mut left = options
+        .value('n')
+        .map(options::number)
+        .transpose()?
+        .unwrap_or(u64::MAX);
+    let clears = !cfg!(test) && crate::sys::is_terminal(1) && !options.has('b');
+    while left > 0 {
+        if clears {
+            context.output.write_all(b"\x1b[H\x1b[J")?;
+        }
+        let arguments = std::mem::replace(
+            &mut context.args,
+            vec!["-o".to_owned(), "pid,user,stat,rss,time,args".to_owned()],
+        );
+        let result = ps(context);
+        context.args = arguments;
+        result?;
+        context.output.flush()?;
+        left -= 1;
+        if left > 0 {
+            std::thread::sleep(delay);
+        }
+    }
+    Ok(0)
+}
+
+/// What people try first, with what to do instead.
+pub(super) fn cannot(context: &mut Context) -> Outcome {
+    fail(match context.name.as_str() {
+        "ping" => {
+            "a Wasm container has no raw sockets: nc -z HOST PORT tells whether a port answers"
+        }
+        "df" => "WASI does not tell the size of file systems: du shows what files take",
+        "nproc" => "WASI does not tell the number of CPUs",
+        "mount" | "umount" => "a Wasm container cannot mount: use volumes of the pod",
+        _ => "WASI has no pipes with names",
+    })
+}
+
 /// Columns as wide as their widest cell, the last one as it is.
 pub(super) fn print_table(context: &mut Context, table: &[Vec<String>]) -> Result<(), Fail> {
     let columns = table.iter().map(Vec::len).max().unwrap_or(0);
@@ -320,6 +443,19 @@ mod tests {
             "PID TIME COMM\n1   0:00 server\n7   1:01 sh\n"
         );
         assert!(output("ps aux", "").contains("server --port 80"));
+    }
+
+    #[test]
+    fn processes_are_found_by_name() {
+        assert_eq!(output("pgrep ser", ""), "1\n");
+        assert_eq!(output("pgrep -fl port", ""), "1 server\n");
+        assert_eq!(run("pgrep -x ser", ""), (1, String::new(), String::new()));
+        assert_eq!(output("pidof sh server", ""), "1 7\n");
+        assert_eq!(run("pidof none", ""), (1, String::new(), String::new()));
+        let twice = output("top -b -n 2 -d 0", "");
+        assert_eq!(twice.matches("server --port 80").count(), 2);
+        assert_eq!(run("pgrep (", "").0, 2);
+        assert_eq!(run("ping host", "").0, 1);
     }
 
     #[test]

@@ -255,7 +255,7 @@ impl Shell {
         match args {
             [] => Ok(0),
             args if exists(&args[0]) => {
-                let status = self.builtin(args)?;
+                let status = self.deeper(|shell| shell.builtin(args))?;
                 Err(Flow::Exit(status))
             }
             args => {
@@ -449,15 +449,15 @@ impl Shell {
                             self.say("command", format!("{word} is {kind}\n").as_bytes())?;
                         }
                         Some((_, text)) => {
-                            drop(self.say("command", format!("{text}\n").as_bytes())?)
+                            self.say("command", format!("{text}\n").as_bytes())?;
                         }
                         None => status = 127,
                     }
                 }
                 Ok(status)
             }
-            Some(b"-p" | b"--") => self.command_builtin(&args[1..]),
-            Some(name) if exists(name) => self.builtin(args),
+            Some(b"-p" | b"--") => self.deeper(|shell| shell.command_builtin(&args[1..])),
+            Some(name) if exists(name) => self.deeper(|shell| shell.builtin(args)),
             Some(_) => self.external(args, &Vec::new()),
         }
     }

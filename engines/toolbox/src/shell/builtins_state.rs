@@ -219,19 +219,16 @@ impl Shell {
                     .map_or(0, |last| last + 1);
                 // one separator at the very end belongs to the last field
                 let ends_field = end > 0 && separates(&rest[end - 1]);
-                if ends_field && !rest[..end - 1].iter().any(|piece| separates(piece)) {
+                if ends_field && !rest[..end - 1].iter().any(separates) {
                     end -= 1;
                 }
                 text(&rest[..end])
             } else {
-                let end = rest
-                    .iter()
-                    .position(|piece| separates(piece))
-                    .unwrap_or(rest.len());
+                let end = rest.iter().position(separates).unwrap_or(rest.len());
                 let field = text(&rest[..end]);
                 rest = &rest[end..];
                 rest = &rest[skip(rest)..];
-                if rest.first().map_or(false, |piece| separates(piece)) {
+                if rest.first().map_or(false, separates) {
                     rest = &rest[1..];
                     rest = &rest[skip(rest)..];
                 }

@@ -13,6 +13,9 @@ use std::rc::Rc;
 /// stack, and an overflow of it would be a trap.
 const CALL_DEPTH: u32 = 120;
 
+/// The same for all commands that are inside of each other, of whatever kind.
+const DEPTH: u32 = 300;
+
 /// What ends a list early.
 #[derive(Debug)]
 pub(super) enum Flow {
@@ -46,6 +49,7 @@ pub(super) struct Shell {
     /// above zero where a false command is not an error for `set -e`
     pub(super) tested: u32,
     pub(super) calls: u32,
+    pub(super) depth: u32,
     /// status of the last `$( )`, for commands that are only assignments
     pub(super) substituted: Option<i32>,
     /// pipes of background commands that a substitution waits for
@@ -119,6 +123,18 @@ impl Shell {
 
     pub(super) fn command(&mut self, command: &Command) -> Status {
         self.line = command.line;
+        if self.depth >= DEPTH {
+            return Err(Flow::Fatal(format!(
+                "commands nest deeper than {DEPTH} levels"
+            )));
+        }
+        self.depth += 1;
+        let result = self.any_command(command);
+        self.depth -= 1;
+        result
+    }
+
+    fn any_command(&mut self, command: &Command) -> Status {
         if self.state.options.has(b'n') && !self.interactive {
             return Ok(0);
         }

@@ -164,7 +164,7 @@ impl Shell {
                     Value::Unset => false,
                     Value::Text(text) => !(*colon && text.is_empty()),
                     Value::All(all) => {
-                        !all.is_empty() && !(*colon && all.iter().all(Vec::is_empty))
+                        !(all.is_empty() || (*colon && all.iter().all(Vec::is_empty)))
                     }
                 };
                 match (kind, set) {

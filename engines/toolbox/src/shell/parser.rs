@@ -357,7 +357,10 @@ impl<'a> Parser<'a> {
             }
             // `|&` sends standard error too
             if self.eat(b"&") {
-                if let Some(last) = members.last_mut() {
+                // a definition writes nothing
+                let last = members.last_mut();
+                if let Some(last) = last.filter(|last| !matches!(last.kind, Kind::Function { .. }))
+                {
                     last.redirects.push(Redirect {
                         fd: 2,
                         target: Target::Duplicate(vec![Part::Literal(b"1".to_vec())]),
@@ -600,7 +603,18 @@ impl<'a> Parser<'a> {
                 }
                 self.at = start;
             }
-            simple.words.push(self.word()?);
+            let word = self.word()?;
+            if let (true, true, [Part::Literal(text)]) = (
+                simple.words.is_empty() && redirects.is_empty(),
+                simple.assignments.is_empty(),
+                word.as_slice(),
+            ) {
+                // a keyword with a joined line in it
+                if is_keyword(text) && text != b"in" {
+                    return self.unexpected("wanted a command");
+                }
+            }
+            simple.words.push(word);
         }
         if simple.words.is_empty() && simple.assignments.is_empty() && redirects.is_empty() {
             return self.unexpected("wanted a command");

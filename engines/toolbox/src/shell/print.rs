@@ -14,14 +14,20 @@ pub(super) fn quote(value: &[u8]) -> Vec<u8> {
         out.push(b'\'');
         return out;
     }
-    let mut out = vec![b'\''];
-    for byte in value {
-        match byte {
-            b'\'' => out.extend_from_slice(b"'\\''"),
-            byte => out.push(*byte),
+    if value.is_empty() {
+        return b"''".to_vec();
+    }
+    let mut out = Vec::new();
+    for (number, piece) in value.split(|byte| *byte == b'\'').enumerate() {
+        if number > 0 {
+            out.extend_from_slice(b"\\'");
+        }
+        if !piece.is_empty() {
+            out.push(b'\'');
+            out.extend_from_slice(piece);
+            out.push(b'\'');
         }
     }
-    out.push(b'\'');
     out
 }
 
@@ -324,5 +330,167 @@ impl Printer {
             }
         }
         self.put("}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parser::{Error, Parser};
+    use super::*;
+
+    fn parse(text: &[u8]) -> Result<List, Error> {
+        let mut parser = Parser::new(text);
+        let mut all = Vec::new();
+        while let Some(more) = parser.next()? {
+            all.extend(more);
+        }
+        Ok(all)
+    }
+
+    fn again(text: &[u8]) {
+        let first = match parse(text) {
+            Ok(parsed) => list(&parsed),
+            Err(_) => return,
+        };
+        let shown = String::from_utf8_lossy(text).into_owned();
+        let parsed = parse(&first).unwrap_or_else(|error| {
+            panic!(
+                "{shown:?} printed as {:?}: {error:?}",
+                String::from_utf8_lossy(&first)
+            )
+        });
+        assert_eq!(
+            String::from_utf8_lossy(&list(&parsed)),
+            String::from_utf8_lossy(&first),
+            "{shown:?}"
+        );
+    }
+
+    #[test]
+    fn printed_scripts_mean_the_same() {
+        for case in include_str!("../../tests/scripts.txt").split("@@\n") {
+            again(
+                case.split_once("\n=> ")
+                    .map_or(case, |(script, _)| script)
+                    .as_bytes(),
+            );
+        }
+        for script in [
+            "x='a'\\''b'\"c$d\"",
+            "echo 2 >f",
+            "echo $'x'",
+            "a \"$\" \\$ '$'b",
+            "${x:-a b} \"${x:-}\" ${x#\"a}\"}",
+            "<f if",
+            "$((a+(b)))",
+            "a |& b",
+            "cat <<<'x'",
+            ": ${x/a\\/b/c}",
+        ] {
+            assert!(parse(script.as_bytes()).is_ok(), "{script}");
+            again(script.as_bytes());
+        }
+    }
+
+    #[test]
+    fn random_text_is_parsed_or_refused() {
+        let words: Vec<&[u8]> = vec![
+            b"echo",
+            b"if",
+            b"then",
+            b"fi",
+            b"(",
+            b")",
+            b"{",
+            b"}",
+            b";",
+            b"&",
+            b"|",
+            b"$x",
+            b"${x",
+            b"${x:-",
+            b"'",
+            b"\"",
+            b"`",
+            b"$((",
+            b"))",
+            b"$(",
+            b"\n",
+            b"case",
+            b"in",
+            b"esac",
+            b";;",
+            b"for",
+            b"do",
+            b"done",
+            b"!",
+            b"=",
+            b"x=",
+            b"<<A",
+            b"<<-'B'",
+            b"A",
+            b"\\",
+            b"#",
+            b"%%",
+            b"/",
+            b"2>",
+            b"&>",
+            b">&",
+            b"f()",
+            b"*",
+            b"~",
+            b"\xff",
+            b"\xc3\xa4",
+            b"\0",
+            b"while",
+            b"function",
+        ];
+        let mut seed = 1u32;
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed >> 16
+        };
+        for round in 0..60_000 {
+            let mut text = Vec::new();
+            for _ in 0..next() % 12 + 1 {
+                text.extend_from_slice(words[next() as usize % words.len()]);
+                if round % 2 == 0 {
+                    text.push(b' ');
+                }
+            }
+            again(&text);
+        }
+        for _ in 0..20_000 {
+            let text: Vec<u8> = (0..20).map(|_| next() as u8).collect();
+            again(&text);
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        for piece in [
+            "(",
+            "$(",
+            "{ ",
+            "`",
+            "\"$(",
+            "${x:-",
+            "if ",
+            "while ",
+            "$((",
+            "f() ",
+            "! ",
+            "a|",
+            "a&&",
+            "case x in x) ",
+            "\"${x:-\"",
+        ] {
+            let _ = parse(piece.repeat(20_000).as_bytes());
+        }
+        assert!(parse(("(".repeat(40) + "a" + &")".repeat(40)).as_bytes()).is_ok());
+        assert!(matches!(
+            parse("(".repeat(100).as_bytes()),
+            Err(Error::Wrong(_))
+        ));
     }
 }

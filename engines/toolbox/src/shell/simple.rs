@@ -20,6 +20,8 @@ const QUICK: &[&str] = &[
 ];
 
 type Environment = Vec<(String, String)>;
+/// Names, and what they were before.
+type Hidden = Vec<(Vec<u8>, Option<Variable>)>;
 
 impl Shell {
     pub(super) fn simple(&mut self, simple: &Simple, redirects: &[Redirect]) -> Status {
@@ -28,9 +30,7 @@ impl Shell {
         let saved = self.descriptors.clone();
         let result = self.simple_expanded(simple, redirects, &argv);
         // only `exec` without a command keeps its redirections
-        if argv.len() != 1 || argv[0] != b"exec" {
-            self.descriptors = saved;
-        } else if result.is_err() {
+        if argv.len() != 1 || argv[0] != b"exec" || result.is_err() {
             self.descriptors = saved;
         }
         match result {
@@ -109,7 +109,7 @@ impl Shell {
     }
 
     /// Sets variables for the time of one command; what was there before.
-    fn hide(&mut self, extra: &Environment) -> Result<Vec<(Vec<u8>, Option<Variable>)>, Flow> {
+    fn hide(&mut self, extra: &Environment) -> Result<Hidden, Flow> {
         let mut hidden = Vec::new();
         for (name, value) in extra {
             let name = name.clone().into_bytes();

@@ -37,6 +37,7 @@ pub(crate) fn main(context: Context) -> i32 {
         loops: 0,
         tested: 0,
         calls: 0,
+        depth: 0,
         substituted: None,
         leftovers: Vec::new(),
         option_offset: 0,
@@ -73,10 +74,8 @@ pub(crate) fn main(context: Context) -> i32 {
         }
         Err(flow) => Err(flow),
     };
-    match shell.ended(result) {
-        Ok(status) => status,
-        Err(_) => 130,
-    }
+    // an interrupt ends it as SIGINT would
+    shell.ended(result).unwrap_or(130)
 }
 
 impl Shell {
@@ -257,7 +256,7 @@ impl Shell {
                     Err(Flow::Return(status)) => self.state.status = status,
                     Err(flow) => return Err(flow),
                 }
-                (self.loops, self.calls, self.tested) = (0, 0, 0);
+                (self.loops, self.calls, self.depth, self.tested) = (0, 0, 0, 0);
             }
             if let Some(Some(reason)) = wrong {
                 let reason = format!("syntax error: {reason}");

@@ -104,7 +104,8 @@ impl Parser<'_> {
 
     fn backslash(&mut self, place: Place, quoting: bool, parts: &mut Vec<Part>) {
         let next = match self.peek() {
-            None => return literal(parts, b'\\'),
+            // at the very end it is itself
+            None => return parts.push(Part::Quoted(vec![b'\\'])),
             Some(next) => next,
         };
         if next == b'\n' {
