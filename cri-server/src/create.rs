@@ -164,6 +164,9 @@ async fn plan(
     let mut env = argv::env(&defaults, &wanted.env, &config.envs)?;
     let cwd = argv::cwd(&config.working_dir, &wanted.working_dir);
     let mounts = mounts::mounts(&config.mounts, daemon.host.recursive_read_only)?;
+    let pod_users = pod.spec.user_namespace;
+    mounts::check_users(&mounts, pod_users)?;
+    user::check_namespace(context.namespace_options.as_ref(), pod_users)?;
     let limits = match &linux.resources {
         Some(asked) => resources::resources(asked)?,
         None => Default::default(),
@@ -200,6 +203,7 @@ async fn plan(
             group: &files.group,
         },
     )?;
+    user.check_mapped(pod_users)?;
     let labels: criw_sandbox::model::Map = config.labels.clone().into_iter().collect();
     let own_annotations: criw_sandbox::model::Map =
         config.annotations.clone().into_iter().collect();

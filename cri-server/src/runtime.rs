@@ -146,6 +146,11 @@ impl RuntimeService for Runtime {
             .config
             .ok_or_else(|| Status::invalid_argument("the pod sandbox has no config"))?;
         let spec = crate::convert::pod::pod(&config, &request.runtime_handler)?;
+        if let (Some(_), Err(reason)) = (spec.user_namespace, &self.0.host.user_namespaces) {
+            return Err(Status::failed_precondition(format!(
+                "pods cannot have user namespaces (hostUsers: false) on this node: {reason}"
+            )));
+        }
         let (name, namespace) = (spec.name.clone(), spec.namespace.clone());
         let id = self.0.sandboxes.run_pod(spec).await.map_err(|failure| {
             tracing::warn!(%namespace, pod_name = %name, error = %error::chain(&failure), "RunPodSandbox failed");

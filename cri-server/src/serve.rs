@@ -142,9 +142,14 @@ pub async fn open(
     .context("recover pods and containers")?;
     release_unknown(&images, &sandboxes).await;
     let handlers = Handlers::new(&config);
+    let root = config.root.clone();
+    let host = tokio::task::spawn_blocking(move || HostFacts::read(&root)).await?;
+    if let Err(reason) = &host.user_namespaces {
+        tracing::warn!(%reason, "pods cannot have user namespaces (hostUsers: false) on this node");
+    }
     Ok(Arc::new(Daemon {
         usable_handlers: handlers.usable(),
-        host: HostFacts::read(),
+        host,
         handlers,
         images,
         sandboxes,

@@ -43,6 +43,9 @@ pub struct PodSpec {
     pub sysctls: Map,
     /// Which namespaces the pod has of its own.
     pub namespaces: NamespaceModes,
+    /// Its own user namespace; `None` is the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_namespace: Option<IdMap>,
     /// Containers may be privileged.
     pub privileged: bool,
     /// Informational sum, echoed.
@@ -84,6 +87,24 @@ pub struct NamespaceModes {
     pub ipc: Scope,
     /// Process ids.
     pub pid: PidMode,
+}
+
+/// Whom the ids of a user namespace stand for on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// User ids.
+    pub uids: IdRange,
+    /// Group ids.
+    pub gids: IdRange,
+}
+
+/// The ids from 0 on, `length` of them: id n stands for `host + n`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The node's id that 0 stands for.
+    pub host: u32,
+    /// How many, at least 1. `host + length` is an id too.
+    pub length: u32,
 }
 
 /// Own by the pod, or the node's.
@@ -229,6 +250,10 @@ pub struct Mount {
     pub propagation: Propagation,
     /// Ask for SELinux relabelling.
     pub selinux_relabel: bool,
+    /// Ids of its files: what the node has as n, the container sees as n. `None`: the
+    /// container sees files of ids that its user namespace lacks as nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<IdMap>,
 }
 
 /// Mount propagation.

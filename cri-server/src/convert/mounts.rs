@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use criw_proto::v1 as cri;
-use criw_sandbox::model::{Device, Mount, Propagation};
+use criw_sandbox::model::{Device, IdMap, Mount, Propagation};
 
+use super::pod::{id_map, id_mapping};
 use crate::error::{Invalid, invalid};
 
 /// Converts in the order asked; the texts begin with the sentinels that the kubelet knows.
@@ -35,11 +36,12 @@ fn mount(asked: &cri::Mount, recursive_read_only: bool) -> Result<Mount, Invalid
     if place.contains('\0') || asked.host_path.contains('\0') {
         return invalid(format!("mount at {place:?} contains a NUL byte"));
     }
-    if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
-        return invalid(format!(
-            "mount at {place:?} has id mappings, but user namespaces are not supported yet"
-        ));
-    }
+    let id_map = if asked.uid_mappings.is_empty() && asked.gid_mappings.is_empty() {
+        None
+    } else {
+        let what = format!("mount at {place:?}");
+        Some(id_map(&what, &asked.uid_mappings, &asked.gid_mappings)?)
+    };
     let propagation = match cri::MountPropagation::try_from(asked.propagation) {
         Ok(cri::MountPropagation::PropagationPrivate) => Propagation::Private,
         Ok(cri::MountPropagation::PropagationHostToContainer) => Propagation::HostToContainer,
@@ -75,7 +77,26 @@ fn mount(asked: &cri::Mount, recursive_read_only: bool) -> Result<Mount, Invalid
         recursive_read_only: asked.recursive_read_only,
         propagation,
         selinux_relabel: asked.selinux_relabel,
+        id_map,
     })
+}
+
+/// What of these mounts is not possible with the user namespace of their pod.
+pub fn check_users(mounts: &[Mount], pod: Option<IdMap>) -> Result<(), Invalid> {
+    for mount in mounts {
+        let place = &mount.container_path;
+        if mount.id_map.is_some() && mount.id_map != pod {
+            return invalid(format!(
+                "mount at {place:?} has id mappings that are not those of the pod's user namespace"
+            ));
+        }
+        if pod.is_some() && mount.propagation == Propagation::Bidirectional {
+            return invalid(format!(
+                "mount at {place:?}: bidirectional propagation is not possible in a pod with a user namespace (hostUsers: false): what is mounted there never reaches the node"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Exactly what was asked, for status.
@@ -91,6 +112,12 @@ pub fn mount_status(mount: &Mount) -> cri::Mount {
             Propagation::HostToContainer => cri::MountPropagation::PropagationHostToContainer,
             Propagation::Bidirectional => cri::MountPropagation::PropagationBidirectional,
         } as i32,
+        uid_mappings: mount
+            .id_map
+            .map_or_else(Vec::new, |ids| id_mapping(ids.uids)),
+        gid_mappings: mount
+            .id_map
+            .map_or_else(Vec::new, |ids| id_mapping(ids.gids)),
         ..cri::Mount::default()
     }
 }
@@ -163,6 +190,11 @@ mod tests {
                 readonly: true,
                 ..plain()
             },
+            cri::Mount {
+                uid_mappings: vec![mapping(0)],
+                gid_mappings: vec![mapping(0)],
+                ..plain()
+            },
         ];
         let back: Vec<_> = mounts(&good, true)
             .unwrap()
@@ -172,13 +204,44 @@ mod tests {
         assert_eq!(back, good);
     }
 
+    fn mapping(container_id: u32) -> cri::IdMapping {
+        cri::IdMapping {
+            host_id: 100_000,
+            container_id,
+            length: 65536,
+        }
+    }
+
+    #[test]
+    fn a_volume_has_the_ids_of_its_pod_or_none() {
+        let lent = cri::Mount {
+            uid_mappings: vec![mapping(0)],
+            gid_mappings: vec![mapping(0)],
+            ..plain()
+        };
+        let shared = cri::Mount {
+            propagation: 2,
+            ..plain()
+        };
+        let both = mounts(&[plain(), lent], true).unwrap();
+        let ids = both[1].id_map;
+        assert!(ids.is_some());
+        let mut other = ids;
+        other.as_mut().unwrap().uids.host = 1;
+        let shared = mounts(&[shared], true).unwrap();
+        for (mounts, pod, good) in [
+            (&both, ids, true),
+            (&both, other, false),
+            (&both, None, false),
+            (&shared, None, true),
+            (&shared, ids, false),
+        ] {
+            assert_eq!(check_users(mounts, pod).is_ok(), good, "{mounts:?} {pod:?}");
+        }
+    }
+
     #[test]
     fn bad_mounts_say_why() {
-        let mapping = cri::IdMapping {
-            host_id: 1,
-            container_id: 0,
-            length: 1,
-        };
         for (mount, start) in [
             (
                 cri::Mount {
@@ -204,7 +267,15 @@ mod tests {
             ),
             (
                 cri::Mount {
-                    uid_mappings: vec![mapping],
+                    uid_mappings: vec![mapping(0)],
+                    ..plain()
+                },
+                "mount at",
+            ),
+            (
+                cri::Mount {
+                    uid_mappings: vec![mapping(1)],
+                    gid_mappings: vec![mapping(1)],
                     ..plain()
                 },
                 "mount at",

@@ -20,6 +20,7 @@ pub mod shm;
 mod sys;
 pub mod sysctl;
 pub mod template;
+pub mod userns;
 
 use crate::error::{Error, Result};
 
