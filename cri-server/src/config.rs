@@ -33,6 +33,8 @@ pub struct Config {
     pub cgroup: Cgroup,
     /// Linux containers.
     pub runc: Runc,
+    /// Devices by the Container Device Interface.
+    pub cdi: Cdi,
     /// What the daemon says of itself.
     pub log: Log,
     /// Prometheus.
@@ -109,6 +111,14 @@ pub enum CgroupDriver {
 pub struct Runc {
     /// A path, or a name that is looked up in PATH.
     pub path: PathBuf,
+}
+
+/// `[cdi]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cdi {
+    /// Where specs lie; a device in a later directory replaces that of an earlier one.
+    pub dirs: Vec<PathBuf>,
 }
 
 /// `[log]`
@@ -189,6 +199,7 @@ impl Default for Config {
             registry: Registry::default(),
             cgroup: Cgroup::default(),
             runc: Runc::default(),
+            cdi: Cdi::default(),
             log: Log::default(),
             metrics: Metrics::default(),
             streaming: Streaming::default(),
@@ -202,6 +213,14 @@ impl Default for Cni {
         Self {
             conf_dir: "/etc/cni/net.d".into(),
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        }
+    }
+}
+
+impl Default for Cdi {
+    fn default() -> Self {
+        Self {
+            dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }
     }
 }

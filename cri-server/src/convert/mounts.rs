@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use criw_proto::v1 as cri;
-use criw_sandbox::model::{Device, IdMap, Mount, Propagation};
+use criw_sandbox::model::{Device, IdMap, ImageVolume, Mount, Propagation};
 
 use super::pod::{id_map, id_mapping};
 use crate::error::{Invalid, invalid};
@@ -19,9 +19,11 @@ pub fn mounts(asked: &[cri::Mount], recursive_read_only: bool) -> Result<Vec<Mou
 fn mount(asked: &cri::Mount, recursive_read_only: bool) -> Result<Mount, Invalid> {
     let place = &asked.container_path;
     if let Some(image) = &asked.image {
+        return image_mount(asked, image);
+    }
+    if !asked.image_sub_path.is_empty() {
         return invalid(format!(
-            "ImageVolumeMountFailed: image {:?} at {place:?}: this version cannot mount images as volumes",
-            image.image
+            "mount at {place:?} has an image sub path, but no image"
         ));
     }
     if !place.starts_with('/') {
@@ -78,6 +80,60 @@ fn mount(asked: &cri::Mount, recursive_read_only: bool) -> Result<Mount, Invalid
         propagation,
         selinux_relabel: asked.selinux_relabel,
         id_map,
+        image: None,
+    })
+}
+
+/// A mount of an image; its layers are found later. `readonly` need not be asked for, and
+/// id mappings are those of the pod in any case.
+fn image_mount(asked: &cri::Mount, image: &cri::ImageSpec) -> Result<Mount, Invalid> {
+    let place = &asked.container_path;
+    let refuse = |why: &str| {
+        invalid(format!(
+            "ImageVolumeMountFailed: image {:?} at {place:?}: {why}",
+            image.image
+        ))
+    };
+    if !place.starts_with('/') || place.contains('\0') {
+        return refuse("the mount point is not an absolute path");
+    }
+    if image.image.is_empty() {
+        return refuse("the image has no name");
+    }
+    if !asked.host_path.is_empty() {
+        return refuse("it has a host path too: a mount has one source");
+    }
+    if asked.propagation != cri::MountPropagation::PropagationPrivate as i32 {
+        return refuse("only private propagation is possible");
+    }
+    let inside = std::path::Path::new(&asked.image_sub_path)
+        .components()
+        .all(|part| !matches!(part, std::path::Component::ParentDir));
+    if !inside || asked.image_sub_path.contains('\0') {
+        return refuse("the sub path does not stay in the image");
+    }
+    let mapped = !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty();
+    Ok(Mount {
+        container_path: place.clone(),
+        readonly: asked.readonly,
+        recursive_read_only: asked.recursive_read_only,
+        selinux_relabel: asked.selinux_relabel,
+        id_map: if mapped {
+            Some(id_map(
+                &format!("mount at {place:?}"),
+                &asked.uid_mappings,
+                &asked.gid_mappings,
+            )?)
+        } else {
+            None
+        },
+        image: Some(ImageVolume {
+            image: image.image.clone(),
+            user_specified: image.user_specified_image.clone(),
+            sub_path: asked.image_sub_path.clone(),
+            ..ImageVolume::default()
+        }),
+        ..Mount::default()
     })
 }
 
@@ -118,18 +174,21 @@ pub fn mount_status(mount: &Mount) -> cri::Mount {
         gid_mappings: mount
             .id_map
             .map_or_else(Vec::new, |ids| id_mapping(ids.gids)),
-        ..cri::Mount::default()
+        image: mount.image.as_ref().map(|volume| cri::ImageSpec {
+            image: volume.image.clone(),
+            user_specified_image: volume.user_specified.clone(),
+            ..cri::ImageSpec::default()
+        }),
+        image_sub_path: mount
+            .image
+            .as_ref()
+            .map(|volume| volume.sub_path.clone())
+            .unwrap_or_default(),
     }
 }
 
-/// Devices of the host; CDI names are refused.
-pub fn devices(asked: &[cri::Device], cdi: &[cri::CdiDevice]) -> Result<Vec<Device>, Invalid> {
-    if let Some(device) = cdi.first() {
-        return invalid(format!(
-            "CDI device {:?}: this version does not resolve CDI devices",
-            device.name
-        ));
-    }
+/// Devices of the host.
+pub fn devices(asked: &[cri::Device]) -> Result<Vec<Device>, Invalid> {
     asked
         .iter()
         .map(|device| {
@@ -195,6 +254,7 @@ mod tests {
                 gid_mappings: vec![mapping(0)],
                 ..plain()
             },
+            of_image(),
         ];
         let back: Vec<_> = mounts(&good, true)
             .unwrap()
@@ -202,6 +262,20 @@ mod tests {
             .map(mount_status)
             .collect();
         assert_eq!(back, good);
+    }
+
+    fn of_image() -> cri::Mount {
+        cri::Mount {
+            container_path: "/data".into(),
+            readonly: true,
+            image: Some(cri::ImageSpec {
+                image: "sha256:1".into(),
+                user_specified_image: "r/data:1".into(),
+                ..Default::default()
+            }),
+            image_sub_path: "share".into(),
+            ..cri::Mount::default()
+        }
     }
 
     fn mapping(container_id: u32) -> cri::IdMapping {
@@ -250,6 +324,34 @@ mod tests {
                     ..plain()
                 },
                 "ImageVolumeMountFailed",
+            ),
+            (
+                cri::Mount {
+                    host_path: "/srv".into(),
+                    ..of_image()
+                },
+                "ImageVolumeMountFailed",
+            ),
+            (
+                cri::Mount {
+                    propagation: 1,
+                    ..of_image()
+                },
+                "ImageVolumeMountFailed",
+            ),
+            (
+                cri::Mount {
+                    image_sub_path: "a/../../b".into(),
+                    ..of_image()
+                },
+                "ImageVolumeMountFailed",
+            ),
+            (
+                cri::Mount {
+                    image_sub_path: "a".into(),
+                    ..plain()
+                },
+                "mount at",
             ),
             (
                 cri::Mount {
@@ -317,23 +419,18 @@ mod tests {
     }
 
     #[test]
-    fn devices_default_to_rwm_and_cdi_is_refused() {
+    fn devices_default_to_rwm() {
         let device = |host: &str, permissions: &str| cri::Device {
             container_path: "/dev/x".into(),
             host_path: host.into(),
             permissions: permissions.into(),
         };
-        let got = devices(&[device("/dev/null", ""), device("/dev/zero", "r")], &[]).unwrap();
+        let got = devices(&[device("/dev/null", ""), device("/dev/zero", "r")]).unwrap();
         assert_eq!(
             (got[0].permissions.as_str(), got[1].permissions.as_str()),
             ("rwm", "r")
         );
-        assert!(devices(&[device("/dev/null", "x")], &[]).is_err());
-        assert!(devices(&[device("null", "r")], &[]).is_err());
-        let cdi = cri::CdiDevice {
-            name: "vendor.com/gpu=0".into(),
-        };
-        let error = devices(&[], &[cdi]).unwrap_err();
-        assert!(error.0.contains("vendor.com/gpu=0"), "{error}");
+        assert!(devices(&[device("/dev/null", "x")]).is_err());
+        assert!(devices(&[device("null", "r")]).is_err());
     }
 }

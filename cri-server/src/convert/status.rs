@@ -351,6 +351,7 @@ mod tests {
                     ..Mount::default()
                 }],
                 devices: Vec::new(),
+                edits: Default::default(),
                 resources: Resources::default(),
                 privileged: false,
                 readonly_rootfs: false,

@@ -94,6 +94,16 @@ pub fn resolve(asked: Asked<'_>, image: Image<'_>) -> Result<User, Invalid> {
 }
 
 impl User {
+    /// Also a member of these groups.
+    pub fn with_groups(mut self, gids: &[u32]) -> Self {
+        for gid in gids {
+            if !self.groups.contains(gid) {
+                self.groups.push(*gid);
+            }
+        }
+        self
+    }
+
     /// Whether the pod's user namespace knows all these ids.
     pub fn check_mapped(&self, pod: Option<IdMap>) -> Result<(), Invalid> {
         let Some(ids) = pod else {

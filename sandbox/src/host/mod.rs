@@ -21,6 +21,7 @@ mod sys;
 pub mod sysctl;
 pub mod template;
 pub mod userns;
+pub mod volume;
 
 use crate::error::{Error, Result};
 

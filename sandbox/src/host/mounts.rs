@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::mount::OpenTreeFlags;
 
-use super::{Context, sys, template, userns};
+use super::{Context, sys, template, userns, volume};
 use crate::error::{Error, Result};
 use crate::model::{Mount, Propagation};
 
@@ -30,6 +30,9 @@ pub enum Guest {
 /// `user` is the pod's user namespace, under whose ids the files of a mount with an id
 /// map are shown.
 pub fn detached(mount: &Mount, guest: Guest, user: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+    if let Some(volume) = &mount.image {
+        return volume::of_image(volume, user);
+    }
     check(mount)?;
     let source = source(&mount.host_path)?;
     let what = || format!("open mount source {}", source.display());

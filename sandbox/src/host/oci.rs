@@ -15,7 +15,8 @@ use super::cgroup::{self, CGROUP2_MAGIC};
 use super::{mounts, oom_score, seccomp_default};
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerSpec, Device, IdRange, Mount, PodSpec, Process, Propagation, Resources, Seccomp,
+    ContainerSpec, Device, DeviceNode, Edits, Hook, IdRange, Mount, PodSpec, Process, Propagation,
+    Resources, Seccomp,
 };
 
 /// OCI version that these configs are written in.
@@ -65,7 +66,7 @@ pub type HandedMounts = Vec<(u32, Handed)>;
 pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, HandedMounts)> {
     let container = input.container;
     let (mounts, handed) = linux_mounts(input)?;
-    let (devices, rules) = devices(container)?;
+    let (devices, rules) = devices(container, input.pod.user_namespace.is_some())?;
     let only_v2 = has_only_cgroup_v2();
     let mut resources = resources(&container.resources, only_v2);
     resources["devices"] = rules;
@@ -104,14 +105,31 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, HandedMounts)> {
     }
     let mut process = process(&container.process, container.tty);
     process["oomScoreAdj"] = json!(oom_score::allowed(container.resources.oom_score_adj)?);
-    let spec = json!({
+    let mut spec = json!({
         "ociVersion": VERSION,
         "process": process,
         "root": {"path": "rootfs", "readonly": container.readonly_rootfs},
         "mounts": mounts,
         "linux": linux,
     });
+    if !container.edits.hooks.is_empty() {
+        spec["hooks"] = hooks(&container.edits);
+    }
     Ok((parse(spec)?, handed))
+}
+
+fn hooks(edits: &Edits) -> Value {
+    let hook = |hook: &Hook| {
+        let mut value = json!({"path": hook.path, "args": hook.args, "env": hook.env});
+        if let Some(timeout) = hook.timeout {
+            value["timeout"] = json!(timeout);
+        }
+        value
+    };
+    let all = edits.hooks.iter();
+    all.map(|(moment, hooks)| (moment.clone(), hooks.iter().map(hook).collect::<Value>()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn has_only_cgroup_v2() -> bool {
@@ -280,8 +298,22 @@ fn linux_mounts(input: &LinuxInput<'_>) -> Result<(Vec<Value>, HandedMounts)> {
         } else {
             mounts::bind_source(mount)?
         };
-        all.push(bind(mount, &source));
+        let mut value = bind(mount, &source);
+        if let Some(Value::Array(options)) = value.get_mut("options") {
+            let locked = match (&mount.image, input.pod.user_namespace) {
+                (Some(_), _) => vec!["nosuid", "nodev"],
+                (None, Some(_)) => locked_options(&mount.host_path),
+                (None, None) => Vec::new(),
+            };
+            options.extend(locked.into_iter().map(Value::from));
+        }
+        all.push(value);
     }
+    // After the volumes, whose numbers are those of the descriptors.
+    all.extend(input.container.edits.mounts.iter().map(|mount| {
+        json!({"destination": mount.container_path, "type": mount.kind,
+            "source": mount.host_path, "options": mount.options})
+    }));
     let numbered = handed.into_iter().map(|(n, what)| match u32::try_from(n) {
         Ok(n) => Ok((n, what)),
         Err(error) => Err(Error::node("count mounts", error)),
@@ -289,10 +321,25 @@ fn linux_mounts(input: &LinuxInput<'_>) -> Result<(Vec<Value>, HandedMounts)> {
     Ok((all, numbered.collect::<Result<_>>()?))
 }
 
-/// Whether the daemon makes a mount, because runc cannot: no released Debian's runc shows
-/// files under the ids of a user namespace.
+/// Whether the daemon makes a mount, because runc cannot: it knows no images, and many in
+/// use (1.1) cannot show files under the ids of a user namespace.
 fn is_handed(mount: &Mount) -> bool {
-    mount.id_map.is_some()
+    mount.id_map.is_some() || mount.image.is_some()
+}
+
+/// In a user namespace nobody may take these away from a mount of the node, and a bind that
+/// does not name them is refused (runc before 1.2 does not see to it).
+fn locked_options(path: &Path) -> Vec<&'static str> {
+    use rustix::fs::StatVfsMountFlags as Flags;
+    let flags = rustix::fs::statvfs(path).map_or(Flags::empty(), |stat| stat.f_flag);
+    [
+        (Flags::NOSUID, "nosuid"),
+        (Flags::NODEV, "nodev"),
+        (Flags::NOEXEC, "noexec"),
+    ]
+    .into_iter()
+    .filter_map(|(flag, option)| flags.contains(flag).then_some(option))
+    .collect()
 }
 
 fn bind(mount: &Mount, source: &Path) -> Value {
@@ -351,10 +398,12 @@ fn seccomp(container: &ContainerSpec) -> Result<Option<Value>> {
 }
 
 /// Device nodes and the cgroup's rules; runc adds the usual ones (null, zero, …) itself.
-fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Value)> {
+fn devices(container: &ContainerSpec, in_users: bool) -> Result<(Vec<Value>, Value)> {
+    let edited = container.edits.nodes.iter().map(edited_node);
     if container.privileged {
         let mut nodes = Vec::new();
         collect_devices(Path::new("/dev"), Path::new("/dev"), &mut nodes);
+        nodes.extend(edited);
         return Ok((nodes, json!([{"allow": true, "access": "rwm"}])));
     }
     let mut nodes = Vec::new();
@@ -362,14 +411,43 @@ fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Value)> {
     for device in &container.devices {
         let found = device_nodes(device)?;
         for node in &found {
-            rules.push(
-                json!({"allow": true, "type": node["type"], "major": node["major"],
-                "minor": node["minor"], "access": device.permissions}),
-            );
+            // There runc cannot make nodes: it binds what the node has at the same path.
+            if in_users && device.host_path != Path::new(&device.container_path) {
+                return Err(Error::Invalid(format!(
+                    "device {} as {}: in a pod with a user namespace (hostUsers: false) a device keeps the path that it has on the node",
+                    device.host_path.display(),
+                    device.container_path
+                )));
+            }
+            rules.push(rule(node, &device.permissions));
         }
         nodes.extend(found);
     }
+    for (node, edit) in edited.zip(&container.edits.nodes) {
+        rules.push(rule(&node, &edit.permissions));
+        nodes.push(node);
+    }
     Ok((nodes, json!(rules)))
+}
+
+fn rule(node: &Value, access: &str) -> Value {
+    json!({"allow": true, "type": node["type"], "major": node["major"],
+        "minor": node["minor"], "access": access})
+}
+
+fn edited_node(edit: &DeviceNode) -> Value {
+    let mut node =
+        json!({"path": edit.path, "type": edit.kind, "major": edit.major, "minor": edit.minor});
+    for (key, value) in [
+        ("fileMode", edit.mode),
+        ("uid", edit.uid),
+        ("gid", edit.gid),
+    ] {
+        if let Some(value) = value {
+            node[key] = json!(value);
+        }
+    }
+    node
 }
 
 fn device_nodes(device: &Device) -> Result<Vec<Value>> {
@@ -579,6 +657,31 @@ mod tests {
         assert_eq!(lent["source"], format!("/bundle/mounts/{n}"));
         // There is no group 5 in there.
         assert!(!at(&spec, "/dev/pts")[0].to_string().contains("gid=5"));
+    }
+
+    #[test]
+    fn what_cdi_devices_bring_stands_in_the_config() {
+        let edits = json!({
+            "nodes": [{"path": "/dev/gpu0", "kind": "c", "major": 195, "minor": 0, "mode": 0o660,
+                "uid": null, "gid": 44, "permissions": "rw"}],
+            "mounts": [{"container_path": "/usr/lib/gpu.so", "host_path": "/opt/gpu.so",
+                "kind": "bind", "options": ["ro", "bind"]}],
+            "hooks": {"createContainer": [{"path": "/bin/true", "args": ["true"], "env": [], "timeout": 5}]},
+        });
+        let (spec, handed) = built(&container(json!({"edits": edits})), &[]);
+        let node = json!({"path": "/dev/gpu0", "type": "c", "major": 195, "minor": 0, "fileMode": 0o660, "gid": 44});
+        assert_eq!(spec["linux"]["devices"], json!([node]));
+        let rule = &spec["linux"]["resources"]["devices"][1];
+        assert_eq!(
+            (&rule["major"], &rule["access"]),
+            (&json!(195), &json!("rw"))
+        );
+        assert_eq!(
+            at(&spec, "/usr/lib/gpu.so")[0]["options"],
+            json!(["ro", "bind"])
+        );
+        assert_eq!(spec["hooks"]["createContainer"][0]["timeout"], 5);
+        assert_eq!(handed.len(), 1);
     }
 
     #[test]

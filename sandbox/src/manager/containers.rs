@@ -18,7 +18,7 @@ use super::{Container, Inner, Pod, Sandboxes, blocking, chain, now, shim};
 use crate::container_state::{ContainerEvent, ContainerState, ProcessIdentity};
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::host::{mounts, oci, oom_score, rootfs, shm};
+use crate::host::{mounts, oci, oom_score, rootfs, shm, volume};
 use crate::id::{ContainerId, SandboxId};
 use crate::laps::Laps;
 use crate::model::{ContainerSpec, EngineSpec, Mount, PidMode, Scope};
@@ -326,7 +326,18 @@ impl Inner {
             let users = users.map_err(|e| Error::node("share the pod's user namespace", e))?;
             fds.push((FdRole::UserNamespace, users));
         }
-        let mounts = self.all_mounts(container, pod);
+        let mut mounts = self.all_mounts(container, pod);
+        for (n, volume) in mounts
+            .iter_mut()
+            .filter_map(|m| m.image.as_mut())
+            .enumerate()
+        {
+            if !volume.files.is_empty() {
+                let place = lasting.join("volumes").join(n.to_string());
+                volume::lay_out(&volume.files, &place)?;
+                volume.lowers = vec![place];
+            }
+        }
         let (oci_spec, engine) = match &spec.engine {
             EngineSpec::Wasm { section, .. } => {
                 for (n, mount) in mounts.iter().enumerate() {
@@ -425,6 +436,7 @@ impl Inner {
                 ..Mount::default()
             })
             .chain(asked.iter().cloned())
+            .chain(edited_mounts(container))
             .collect();
         mounts.sort_by_key(|m| Path::new(&m.container_path).components().count());
         mounts
@@ -465,6 +477,21 @@ impl Inner {
             own_shm: pod.spec.namespaces.ipc == Scope::Pod,
         })
     }
+}
+
+/// Mounts of CDI devices in a Wasm container, which knows no other options; runc reads
+/// them from its config as they are.
+fn edited_mounts(container: &Container) -> impl Iterator<Item = Mount> {
+    let edits = container.is_wasm().then_some(&container.spec.edits);
+    edits
+        .into_iter()
+        .flat_map(|edits| &edits.mounts)
+        .map(|mount| Mount {
+            container_path: mount.container_path.clone(),
+            host_path: mount.host_path.clone().into(),
+            readonly: mount.options.iter().any(|option| option == "ro"),
+            ..Mount::default()
+        })
 }
 
 /// Where a shim attaches a mount for runc: a directory, or a file for a file.

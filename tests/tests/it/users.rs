@@ -158,6 +158,23 @@ fn a_volume_has_the_same_owners_inside_and_outside() {
         assert_eq!(code, 0, "{engine:?} {log}");
         assert!(log.contains("a single file\n"), "{log}");
         assert_eq!(owner(&volume.join("of-root/out")), 0, "{engine:?}");
+        // A mount of the node keeps what the node forbids on it, also for runc 1.1.
+        let memory = machine
+            .world
+            .subdir(&format!("{}-tmpfs", engine.handler()))
+            .unwrap();
+        let script = format!(
+            "mount -t tmpfs -o nosuid,nodev,noexec none {0} && echo memory > {0}/in",
+            memory.display()
+        );
+        machine.world.run("sh", &["-c", &script]).unwrap();
+        let sealed = Mount {
+            readonly: true,
+            ..lent(&memory, "/v")
+        };
+        let (code, log) = run("sealed", 0, sealed, "/v/in", "");
+        assert_eq!(code, 0, "{engine:?} {log}");
+        assert!(log.contains("memory\n"), "{log}");
         // Without a map the container's users have nothing to do with the volume's.
         let plain = plan::mount(&volume, "/v", false);
         let (code, log) = run("plain", 0, plain, "/v/in", "/v/plain");
