@@ -37,6 +37,7 @@ pub mod image_rpc;
 pub mod image_volumes;
 pub mod info;
 pub mod logging;
+pub mod metrics;
 pub mod notify;
 pub mod operator;
 pub mod runtime;

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, async_trait};
 use crate::convert::resources::resources;
 use crate::convert::status::{self, Filter};
 use crate::daemon::Daemon;
-use crate::{create, error, events, exec, info, stats};
+use crate::{create, error, events, exec, info, metrics, stats};
 
 /// Items in one message of a list stream.
 const STREAM_CHUNK: usize = 256;
@@ -518,14 +518,18 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Answer<cri::ListMetricDescriptorsResponse> {
-        later("ListMetricDescriptors")
+        ok(cri::ListMetricDescriptorsResponse {
+            descriptors: metrics::descriptors(),
+        })
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        later("ListPodSandboxMetrics")
+        ok(cri::ListPodSandboxMetricsResponse {
+            pod_metrics: metrics::pods(&self.0).await,
+        })
     }
 
     type StreamPodSandboxMetricsStream = Messages<cri::StreamPodSandboxMetricsResponse>;
@@ -534,6 +538,11 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        later("StreamPodSandboxMetrics")
+        let metrics = metrics::pods(&self.0).await;
+        in_chunks(metrics, |pod_sandbox_metrics| {
+            cri::StreamPodSandboxMetricsResponse {
+                pod_sandbox_metrics,
+            }
+        })
     }
 }
