@@ -33,6 +33,8 @@ pub struct Config {
     pub cgroup: Cgroup,
     /// Linux containers.
     pub runc: Runc,
+    /// Devices by the Container Device Interface.
+    pub cdi: Cdi,
     /// What the daemon says of itself.
     pub log: Log,
     /// Prometheus.
@@ -124,6 +126,14 @@ impl From<CgroupDriver> for criw_sandbox::host::cgroup::Driver {
 pub struct Runc {
     /// A path, or a name that is looked up in PATH.
     pub path: PathBuf,
+}
+
+/// `[cdi]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cdi {
+    /// Where specs lie; a device in a later directory replaces that of an earlier one.
+    pub dirs: Vec<PathBuf>,
 }
 
 /// `[log]`
@@ -221,6 +231,7 @@ impl Default for Config {
             registry: Registry::default(),
             cgroup: Cgroup::default(),
             runc: Runc::default(),
+            cdi: Cdi::default(),
             log: Log::default(),
             metrics: Metrics::default(),
             streaming: Streaming::default(),
@@ -234,6 +245,14 @@ impl Default for Cni {
         Self {
             conf_dir: "/etc/cni/net.d".into(),
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        }
+    }
+}
+
+impl Default for Cdi {
+    fn default() -> Self {
+        Self {
+            dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }
     }
 }

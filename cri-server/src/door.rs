@@ -16,7 +16,7 @@ use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::server::NamedService;
 use tonic::{Code, Status};
 
-use crate::metrics::Metrics;
+use crate::prometheus::Metrics;
 
 /// tonic's own timer for the same header must not win: it answers `Cancelled`.
 const AHEAD: Duration = Duration::from_millis(2);

@@ -24,7 +24,7 @@ use crate::door::Door;
 use crate::handlers::Handlers;
 use crate::host::HostFacts;
 use crate::image_rpc::Images;
-use crate::metrics::{self, Metrics};
+use crate::prometheus::{self, Metrics};
 use crate::runtime::Runtime;
 use crate::socket;
 use crate::streaming::{self, Streaming};
@@ -55,7 +55,7 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     let (ending, watched) = watch::channel(false);
     let address = config.streaming.address()?;
     let (streaming, streams) = Streaming::bind(address).await?;
-    let scrapes = metrics::bind(config.metrics.address()?).await?;
+    let scrapes = prometheus::bind(config.metrics.address()?).await?;
     let daemon = open(config, streaming, watched).await?;
     let metrics = Metrics::of(&daemon);
     let listener = socket::bind(&path)?;
@@ -72,7 +72,7 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     let streaming = tokio::spawn(streaming::server::serve(daemon.clone(), streams));
     tokio::spawn(metrics.clone().watch(daemon.clone()));
     if let Some(scrapes) = scrapes {
-        tokio::spawn(metrics::serve(daemon.clone(), metrics.clone(), scrapes));
+        tokio::spawn(prometheus::serve(daemon.clone(), metrics.clone(), scrapes));
     }
     let mut serving = Box::pin(serve(daemon, &metrics, listener, async {
         let _ = stopped.await;
@@ -156,9 +156,14 @@ pub async fn open(
     .context("recover pods and containers")?;
     release_unknown(&images, &sandboxes).await;
     let handlers = Handlers::new(&config);
+    let root = config.root.clone();
+    let host = tokio::task::spawn_blocking(move || HostFacts::read(&root)).await?;
+    if let Err(reason) = &host.user_namespaces {
+        tracing::warn!(%reason, "pods cannot have user namespaces (hostUsers: false) on this node");
+    }
     Ok(Arc::new(Daemon {
         usable_handlers: handlers.usable(),
-        host: HostFacts::read(),
+        host,
         handlers,
         images,
         sandboxes,

@@ -215,39 +215,38 @@ impl ImageService {
         self.inner.compiler.file(self.store(), module).await
     }
 
-    /// Keeps the content of an image's variants of `kind` on disk for `owner` (a container
-    /// id), over restarts of the daemon, until [`ImageService::release`].
+    /// Keeps the content of these variants of images on disk for `owner` (a container
+    /// id), over restarts of the daemon, until [`ImageService::release`]. What the owner
+    /// held before is forgotten.
     ///
     /// # Errors
-    /// If the image is gone or the index cannot be written.
-    pub async fn hold(
-        &self,
-        owner: &str,
-        image_id: &ImageId,
-        kind: Kind,
-    ) -> Result<(), StoreError> {
-        let (owner, id) = (owner.to_owned(), image_id.0.clone());
+    /// If an image is gone or the index cannot be written.
+    pub async fn hold(&self, owner: &str, images: &[(ImageId, Kind)]) -> Result<(), StoreError> {
+        let (owner, images) = (owner.to_owned(), images.to_vec());
         self.change(move |state| {
-            let Some(record) = state.images.get(&id) else {
-                return (Vec::new(), Err(StoreError::UnknownImage(id.to_string())));
-            };
-            let variants = || {
-                record
-                    .variants
-                    .iter()
-                    .filter(|variant| variant.kind == kind)
-            };
+            let mut variants = Vec::new();
+            for (id, kind) in &images {
+                let Some(record) = state.images.get(&id.0) else {
+                    return (Vec::new(), Err(StoreError::UnknownImage(id.to_string())));
+                };
+                variants.extend(record.variants.iter().filter(|one| one.kind == *kind));
+            }
+            let modules = variants.iter().flat_map(|variant| &variant.modules);
             let hold = HoldRecord {
-                layers: variants()
+                layers: variants
+                    .iter()
                     .flat_map(|variant| variant.layers.iter().cloned())
                     .collect(),
-                modules: variants()
-                    .flat_map(|variant| variant.modules.iter().map(|module| module.digest.clone()))
-                    .collect(),
+                modules: modules.map(|module| module.digest.clone()).collect(),
             };
             (vec![Change::Hold(owner, Some(hold))], Ok(()))
         })
         .await?
+    }
+
+    /// The file that holds the bytes of a stored module, while that is held.
+    pub fn module_file(&self, module: &Digest) -> Option<std::path::PathBuf> {
+        self.store().module_path(module)
     }
 
     /// Ends a hold; an unknown owner is fine.

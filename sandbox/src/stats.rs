@@ -11,11 +11,12 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cpu_rate::CpuRate;
+use crate::detail::{self, Pressures};
 use crate::error::{Error, Result};
 use crate::host::cgroup::{CgroupUsage, Leaf};
 
 /// Usage of one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ContainerStats {
     /// When it was read, nanoseconds since the epoch.
     pub timestamp: i64,
@@ -25,10 +26,12 @@ pub struct ContainerStats {
     pub cpu_rate: Option<u64>,
     /// Files that it wrote into its root.
     pub writable_layer: LayerUsage,
+    /// How long it waited.
+    pub pressures: Pressures,
 }
 
 /// Usage of a pod and its network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PodStats {
     /// When it was read, nanoseconds since the epoch.
     pub timestamp: i64,
@@ -37,6 +40,8 @@ pub struct PodStats {
     pub cgroup: CgroupUsage,
     /// As for a container.
     pub cpu_rate: Option<u64>,
+    /// How long the processes of its own cgroup waited, if it has one.
+    pub pressures: Pressures,
     /// Every interface with its counters; empty with the node's network.
     pub network: Vec<InterfaceCounters>,
 }
@@ -89,6 +94,7 @@ pub(crate) fn container(leaf: &Leaf, rate: &CpuRate, layer: &Layer) -> Result<Co
         cpu_rate: rate.look(cgroup.cpu_usage_ns),
         cgroup,
         writable_layer: layer.usage()?,
+        pressures: detail::pressures(&leaf.dirs()),
     })
 }
 
@@ -126,6 +132,7 @@ pub(crate) fn pod(
         timestamp: now(),
         cpu_rate: rate.look(cgroup.cpu_usage_ns),
         cgroup,
+        pressures: own.map_or_else(Pressures::default, |own| detail::pressures(&own.dirs())),
         network,
     })
 }

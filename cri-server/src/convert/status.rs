@@ -69,7 +69,10 @@ pub fn pod_status(pod: &PodView) -> cri::PodSandboxStatus {
         }),
         linux: Some(cri::LinuxPodSandboxStatus {
             namespaces: Some(cri::Namespace {
-                options: Some(namespace_options(&pod.spec.namespaces)),
+                options: Some(namespace_options(
+                    &pod.spec.namespaces,
+                    pod.spec.user_namespace,
+                )),
             }),
         }),
         labels: labels_map(&pod.spec.labels),
@@ -305,6 +308,7 @@ mod tests {
                     ipc: Scope::Pod,
                     pid: PidMode::Container,
                 },
+                user_namespace: None,
                 privileged: false,
                 resources: None,
                 overhead: None,
@@ -352,6 +356,7 @@ mod tests {
                     ..Mount::default()
                 }],
                 devices: Vec::new(),
+                edits: Default::default(),
                 resources: Resources::default(),
                 privileged: false,
                 readonly_rootfs: false,

@@ -105,6 +105,7 @@ impl Life {
         let pieces = container::Pieces {
             rootfs: parts.rootfs,
             mounts: parts.mounts,
+            user_namespace: parts.user_namespace,
             stdin: parts.streams.stdin,
         };
         let created = container::create(

@@ -74,7 +74,7 @@ async fn an_image_is_pulled_found_held_and_removed() {
     assert_eq!(prepared.program("nothing", "", None).unwrap(), None);
     let lower = prepared.lowers[0].clone();
     service
-        .hold("container-1", &id, prepared.kind)
+        .hold("container-1", &[(id.clone(), prepared.kind)])
         .await
         .unwrap();
     drop(prepared);

@@ -303,6 +303,12 @@ impl Inner {
         if let Some(code) = &exec.code {
             parts.push((FdRole::Code, code.as_fd()));
         }
+        // runc's own exec goes where its container is.
+        let namespaces = self.pod(&container.sandbox)?.namespaces();
+        let users = namespaces.as_ref().and_then(|n| n.user.as_ref());
+        if let Some(users) = users.filter(|_| wasm) {
+            parts.push((FdRole::UserNamespace, users.as_fd()));
+        }
         let child = launch(Launch {
             program,
             id: format!("{}-exec", container.id),

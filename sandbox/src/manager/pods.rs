@@ -171,6 +171,7 @@ impl Inner {
         let namespaces = self.host.pins.create(
             pod.id.as_str(),
             Want {
+                user: pod.spec.user_namespace,
                 net: own_network,
                 ipc: modes.ipc == Scope::Pod,
                 // The host name is the node's exactly when the network is.
@@ -182,6 +183,7 @@ impl Inner {
             &pod.spec.hostname,
             &pod.spec.sysctls,
             self.config.unprivileged_ports,
+            pod.spec.user_namespace.map_or(0, |ids| ids.uids.host),
         )?;
         Ok(namespaces)
     }
@@ -271,7 +273,10 @@ impl Inner {
             let _holder = leaf.create(&Resources::default())?;
             let program = self.config.libexec.join("criw-init");
             let template = std::os::fd::AsFd::as_fd(&self.host.template);
-            let init = host::init::start(&program, template, &leaf.dirs())?;
+            let namespaces = pod.namespaces();
+            let user = namespaces.as_ref().and_then(|n| n.user.as_ref());
+            let user = user.map(std::os::fd::AsFd::as_fd);
+            let init = host::init::start(&program, template, user, &leaf.dirs())?;
             pod.change(&self.config.root, |r| r.init = Some(init.identity))?;
         }
         Ok(())

@@ -245,9 +245,13 @@ impl Inner {
             Some(identity) => boot::open_if_same(identity)?.is_none(),
             None => false,
         };
-        if (needs_net && !has_net) || init_gone {
+        let user_gone =
+            pod.spec.user_namespace.is_some() && pod.namespaces().is_none_or(|n| n.user.is_none());
+        if (needs_net && !has_net) || init_gone || user_gone {
             let why = if init_gone {
                 "the init of its shared PID namespace is gone"
+            } else if user_gone {
+                "its user namespace is gone"
             } else {
                 "its network namespace is gone"
             };

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use super::{Sandboxes, blocking};
+use crate::detail::{self, Detail};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, SandboxId};
 use crate::record::{self, ContainerRecord};
@@ -27,6 +28,25 @@ impl Sandboxes {
                 Layer::new(lasting.join("upper"))
             });
             stats::container(&leaf, &container.cpu_rate, layer)
+        })
+        .await
+    }
+
+    /// Everything that the cgroup of a running container counts, how often the kernel ended
+    /// a process in it for want of memory, and its path below each hierarchy's root.
+    ///
+    /// # Errors
+    /// As [`Self::container_stats`].
+    pub async fn container_detail(&self, id: &ContainerId) -> Result<(Detail, u64, String)> {
+        let inner = self.inner.clone();
+        let container = inner.container(id)?;
+        if !container.state().is_running() {
+            return Err(Error::WrongState(format!("container {id} is not running")));
+        }
+        blocking(move || {
+            let leaf = inner.leaf(&container.record().leaf)?;
+            let detail = detail::read(&leaf.dirs())?;
+            Ok((detail, leaf.oom_kills()?, leaf.path()))
         })
         .await
     }

@@ -6,6 +6,7 @@
 )]
 
 mod bad_input;
+mod cdi;
 mod crictl;
 mod engine;
 mod exits;
@@ -13,6 +14,7 @@ mod faults;
 mod fixtures;
 mod formats;
 mod http;
+mod image_volumes;
 mod images;
 mod import;
 mod leaks;
@@ -20,6 +22,8 @@ mod life;
 mod logs;
 mod metrics;
 mod network;
+mod prometheus;
 mod restart;
 mod streaming;
+mod users;
 mod volumes;

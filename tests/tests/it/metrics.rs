@@ -1,108 +1,158 @@
-//! What the daemon tells Prometheus.
+//! Metrics of the CRI by cAdvisor's names, and pressure in the statistics.
 
-use criw_tests::config::METRICS;
+use std::collections::BTreeMap;
+
+use criw_proto::v1::*;
 use criw_tests::machine::Machine;
-use criw_tests::{http, images, plan, wait};
+use criw_tests::{plan, wait};
 
-/// The page, line by line.
-fn scrape(machine: &Machine) -> Vec<String> {
-    let answer = machine
-        .world
-        .enter(|| http::request(METRICS.parse().unwrap(), "GET", "/metrics", &[], b""))
-        .unwrap();
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let kind = answer.header("content-type").unwrap_or_default();
-    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
-    answer.text().lines().map(str::to_owned).collect()
+use crate::engine::{BOTH, Engine};
+
+/// Lines as a kubelet makes them: by name, the labels and the value.
+type Lines = Vec<(String, BTreeMap<String, String>, u64)>;
+
+fn lines(machine: &Machine, metrics: &[Metric]) -> Lines {
+    let request = ListMetricDescriptorsRequest::default();
+    let descriptors = machine.client.list_metric_descriptors(request).unwrap();
+    let keys: BTreeMap<_, _> = descriptors
+        .descriptors
+        .into_iter()
+        .map(|it| (it.name, it.label_keys))
+        .collect();
+    let line = |metric: &Metric| {
+        let keys = keys[&metric.name].clone();
+        assert_eq!(keys.len(), metric.label_values.len(), "{metric:?}");
+        assert_eq!(metric.timestamp, 0, "{metric:?}");
+        let labels = keys.into_iter().zip(metric.label_values.clone()).collect();
+        (metric.name.clone(), labels, metric.value.unwrap().value)
+    };
+    metrics.iter().map(line).collect()
 }
 
-/// The number behind a name with its labels; 0 when it is not there yet.
-fn value(lines: &[String], name: &str) -> f64 {
-    let number = lines.iter().find_map(|line| {
-        let (found, number) = line.rsplit_once(' ')?;
-        (found == name).then(|| number.parse().unwrap())
-    });
-    number.unwrap_or(0.0)
+fn value(lines: &Lines, name: &str, label: (&str, &str)) -> u64 {
+    let fits = |line: &&(String, BTreeMap<String, String>, u64)| {
+        line.0 == name && line.1.get(label.0).is_some_and(|value| value == label.1)
+    };
+    let found = lines.iter().find(fits);
+    found
+        .unwrap_or_else(|| panic!("no {name} with {label:?} in {lines:?}"))
+        .2
+}
+
+fn all(machine: &Machine) -> Vec<PodSandboxMetrics> {
+    let request = ListPodSandboxMetricsRequest::default();
+    machine
+        .client
+        .list_pod_sandbox_metrics(request)
+        .unwrap()
+        .pod_metrics
 }
 
 #[test]
-fn calls_ends_and_the_state_of_the_node_are_told() {
+fn a_container_of_each_kind_has_cadvisors_metrics() {
     let machine = Machine::new().unwrap();
-    let hello = machine
-        .provide("hello:1", &images::wasm("hello").unwrap())
-        .unwrap();
-    let trap = machine
-        .provide("trap:1", &images::wasm("trap").unwrap())
-        .unwrap();
-    let missing = machine.registry.reference("missing:1");
-    machine.pull(&missing).unwrap_err();
-    let pod = machine.pod("metrics").unwrap();
-    for (name, image) in [("hello", &hello), ("trap", &trap)] {
-        let id = machine.run(&pod, plan::container(name, image)).unwrap();
-        machine.ended(&id).unwrap();
+    let images = BOTH.map(|engine| engine.provide(&machine));
+    let before = machine.baseline().unwrap();
+    assert_eq!(all(&machine), []);
+    let pod = machine.pod("counted").unwrap();
+    let mut ids = Vec::new();
+    for (engine, image) in BOTH.iter().zip(&images) {
+        let mut config = engine.idle(engine.handler(), image);
+        config.linux = plan::memory(64 << 20);
+        let id = machine.run(&pod, config).unwrap();
+        machine.logged(&id, "ready").unwrap();
+        ids.push(id);
     }
-    let exits = |reason: &str| {
-        format!("criw_container_exits_total{{engine=\"wasmtime\",reason=\"{reason}\"}}")
-    };
-    // The news of an end is counted by another task than the one that wrote it down.
-    let lines = wait::until("both ends to be counted", wait::PATIENCE, || {
-        let lines = scrape(&machine);
-        (value(&lines, &exits("Completed")) + value(&lines, &exits("Trap")) == 2.0).then_some(lines)
+    let metrics = all(&machine);
+    assert_eq!(metrics.len(), 1);
+    let of_pod = lines(&machine, &metrics[0].metrics);
+    let name = "container_network_receive_packets_total";
+    value(&of_pod, name, ("interface", "eth0"));
+    assert!(
+        of_pod
+            .iter()
+            .all(|line| line.1["pod"] == "counted" && line.1["container"].is_empty())
+    );
+    for (engine, id) in BOTH.iter().zip(&ids) {
+        let own = metrics[0]
+            .container_metrics
+            .iter()
+            .find(|it| it.container_id == *id);
+        let own = lines(&machine, &own.unwrap().metrics);
+        let labels = ("container", engine.handler());
+        assert_eq!(
+            value(&own, "container_spec_memory_limit_bytes", labels),
+            64 << 20
+        );
+        assert!(
+            value(&own, "container_memory_usage_bytes", labels) > 0,
+            "{engine:?}"
+        );
+        assert!(value(&own, "container_memory_working_set_bytes", ("name", id)) > 0);
+        assert!(value(&own, "container_processes", labels) > 0, "{engine:?}");
+        assert!(
+            value(&own, "container_file_descriptors", labels) > 0,
+            "{engine:?}"
+        );
+        assert!(value(&own, "container_start_time_seconds", ("pod", "counted")) > 1_600_000_000);
+        let faults = "container_memory_failures_total";
+        assert!(
+            value(&own, faults, ("failure_type", "pgfault")) > 0,
+            "{engine:?}"
+        );
+        for (_, labels, _) in &own {
+            assert_eq!(labels["namespace"], "tests");
+            assert!(labels["image"].contains(engine.name()), "{labels:?}");
+            assert!(
+                labels["id"].starts_with('/') && labels["id"].ends_with(id.as_str()),
+                "{labels:?}"
+            );
+        }
+    }
+    machine.stop(&ids[1], 10).unwrap();
+    let left = all(&machine);
+    let left: Vec<_> = left[0]
+        .container_metrics
+        .iter()
+        .map(|it| &it.container_id)
+        .collect();
+    assert_eq!(left, [&ids[0]]);
+    machine.remove_pod(&pod.id).unwrap();
+    assert_eq!(all(&machine), []);
+    machine.assert_nothing_left(&before).unwrap();
+}
+
+#[test]
+fn what_a_container_does_is_counted() {
+    let machine = Machine::new().unwrap();
+    let image = Engine::Linux.provide(&machine);
+    let pod = machine.pod("busy").unwrap();
+    let script =
+        "dd if=/dev/zero of=/data/file bs=1M count=3 2> /dev/null; echo ready; while :; do :; done";
+    let config = plan::command("busy", &image, &["sh", "-c", script]);
+    let id = machine.run(&pod, config).unwrap();
+    machine.logged(&id, "ready").unwrap();
+    wait::until("a second of CPU time", wait::PATIENCE, || {
+        let metrics = all(&machine);
+        let own = lines(&machine, &metrics[0].container_metrics[0].metrics);
+        let label = ("container", "busy");
+        let used = value(&own, "container_cpu_usage_seconds_total", label) >= 1
+            && value(&own, "container_fs_usage_bytes", label) >= 3 << 20;
+        used.then_some(())
     })
     .unwrap();
-    for (name, expected) in [
-        (exits("Trap").as_str(), 1.0),
-        ("criw_pods{state=\"ready\"}", 1.0),
-        ("criw_pods{state=\"notready\"}", 0.0),
-        ("criw_containers{engine=\"wasmtime\",state=\"exited\"}", 2.0),
-        ("criw_images", 2.0),
-        ("criw_image_pulls_total{result=\"success\"}", 2.0),
-        ("criw_image_pulls_total{result=\"failure\"}", 1.0),
-        ("criw_wasm_compilations_total{result=\"success\"}", 2.0),
-        (
-            "criw_cri_requests_total{method=\"StartContainer\",code=\"Ok\"}",
-            2.0,
-        ),
-        (
-            "criw_cri_request_duration_seconds_count{method=\"RunPodSandbox\"}",
-            1.0,
-        ),
-    ] {
-        assert_eq!(
-            value(&lines, name),
-            expected,
-            "{name}\n{}",
-            lines.join("\n")
-        );
-    }
-    for name in [
-        "criw_image_store_bytes",
-        "criw_wasm_compile_seconds_total",
-        "process_cpu_seconds_total",
-        "process_resident_memory_bytes",
-        "process_open_fds",
-    ] {
-        assert!(value(&lines, name) > 0.0, "{name}");
-    }
+    // The v2 tree counts pressure where the kernel does.
+    let request = ContainerStatsRequest {
+        container_id: id.clone(),
+    };
+    let stats = machine
+        .client
+        .container_stats(request)
+        .unwrap()
+        .stats
+        .unwrap();
+    let counts = std::path::Path::new("/proc/pressure/cpu").exists();
+    assert_eq!(stats.cpu.unwrap().psi.is_some(), counts);
+    assert_eq!(stats.io.is_some(), counts);
     machine.remove_pod(&pod.id).unwrap();
-    let lines = scrape(&machine);
-    assert_eq!(value(&lines, "criw_pods{state=\"ready\"}"), 0.0);
-    // What ended is counted, though it is gone.
-    assert_eq!(value(&lines, &exits("Trap")), 1.0);
-}
-
-#[test]
-fn other_pages_and_methods_are_refused() {
-    let machine = Machine::new().unwrap();
-    for (method, path, status) in [
-        ("GET", "/", 404),
-        ("GET", "/metrics/..", 404),
-        ("POST", "/metrics", 405),
-    ] {
-        let answer = machine
-            .world
-            .enter(|| http::request(METRICS.parse().unwrap(), method, path, &[], b""))
-            .unwrap();
-        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
-    }
 }
