@@ -33,6 +33,8 @@ pub struct Config {
     pub cgroup: Cgroup,
     /// Linux containers.
     pub runc: Runc,
+    /// Wasm containers.
+    pub wasm: Wasm,
     /// What the daemon says of itself.
     pub log: Log,
     /// Prometheus.
@@ -109,6 +111,20 @@ pub enum CgroupDriver {
 pub struct Runc {
     /// A path, or a name that is looked up in PATH.
     pub path: PathBuf,
+}
+
+/// `[wasm]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wasm {
+    /// Whether the toolbox answers to commands that an image lacks.
+    pub toolbox: bool,
+}
+
+impl Default for Wasm {
+    fn default() -> Self {
+        Self { toolbox: true }
+    }
 }
 
 /// `[log]`
@@ -189,6 +205,7 @@ impl Default for Config {
             registry: Registry::default(),
             cgroup: Cgroup::default(),
             runc: Runc::default(),
+            wasm: Wasm::default(),
             log: Log::default(),
             metrics: Metrics::default(),
             streaming: Streaming::default(),

@@ -13,7 +13,7 @@ use criw_proto::v1::runtime_service_server::RuntimeServiceServer;
 use criw_sandbox::Sandboxes;
 use criw_sandbox::host::cgroup::{Cgroups, Leaf};
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::admin::Admin;
@@ -24,8 +24,9 @@ use crate::handlers::Handlers;
 use crate::host::HostFacts;
 use crate::image_rpc::Images;
 use crate::runtime::Runtime;
-use crate::socket;
 use crate::streaming::{self, Streaming};
+use crate::toolbox::Toolbox;
+use crate::{socket, spawner};
 
 /// Bytes of one message in either direction: what every CRI client accepts.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -142,16 +143,20 @@ pub async fn open(
     .context("recover pods and containers")?;
     release_unknown(&images, &sandboxes).await;
     let handlers = Handlers::new(&config);
-    Ok(Arc::new(Daemon {
+    let daemon = Arc::new(Daemon {
         usable_handlers: handlers.usable(),
         host: HostFacts::read(),
         handlers,
         images,
         sandboxes,
+        toolbox: Toolbox::new(&config),
+        spawning: Semaphore::new(spawner::AT_ONCE),
         streaming,
         ending,
         config,
-    }))
+    });
+    spawner::adopt(&daemon);
+    Ok(daemon)
 }
 
 /// Serves all services until `end` completes and every call has been answered.

@@ -21,4 +21,5 @@ mod logs;
 mod network;
 mod restart;
 mod streaming;
+mod toolbox;
 mod volumes;
