@@ -3,6 +3,7 @@
 #   target/           daemon, tests, runc's shim
 #   target/static     programs that enter a pod: static, without a compiler, panic=abort
 #   target/compiler   criw-compile, the only program with Cranelift in it
+# The toolbox is no cargo build: Debian's rustc makes it, see engines/toolbox/build.sh.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -61,7 +62,7 @@ daemon: ## criw, runc's shim and the test tools
 	$(PUT) $(TARGET)/release/componentize $(TOOLS)/componentize
 
 .PHONY: shims
-shims: static compiler ## the Wasmtime shim, its compiler, the pod init
+shims: static compiler toolbox ## the Wasmtime shim, its compiler, the pod init, the toolbox
 
 # --target keeps the flags away from build scripts and procedural macros.
 # Link-time optimisation is for memory: a static program relocates itself, and each shim has
@@ -82,6 +83,10 @@ compiler:
 	cargo build --release $(LOCKED) --target-dir $(COMPILER) \
 		-p criw-shim-wasmtime --bin criw-compile --features compiler
 	$(PUT) $(COMPILER)/release/criw-compile $(LIBEXEC)/criw-compile
+
+.PHONY: toolbox
+toolbox: ## the shell and tools for Wasm containers without, a WASI module
+	engines/toolbox/build.sh $(LIBEXEC)/criw-toolbox.wasm
 
 .PHONY: guests
 guests: daemon ## the C guests of the tests and the demo
@@ -141,6 +146,7 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step daemon 1800 $(MAKE) --no-print-directory daemon
 	@$(STEP) step static 1800 $(MAKE) --no-print-directory static
 	@$(STEP) step compiler 1800 $(MAKE) --no-print-directory compiler
+	@$(STEP) step toolbox 900 $(MAKE) --no-print-directory toolbox
 	@$(STEP) step guests 300 $(MAKE) --no-print-directory guests
 	@$(STEP) step crictl 900 $(MAKE) --no-print-directory crictl
 	@$(STEP) step kubelet 900 $(MAKE) --no-print-directory kubelet
@@ -151,6 +157,7 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step kubelet-test 600 $(KUBELET_TEST)
 	@$(STEP) step deb 600 $(MAKE) --no-print-directory deb
 	@$(STEP) step package-test 120 tests/scripts/package.sh
+	@$(STEP) step vm 600 tests/vm/run.sh
 	@$(STEP) step go-test 900 go test -C critest -count=1 -v ./descriptor
 	@$(STEP) step critest-bin 900 $(MAKE) --no-print-directory critest-bin
 	@$(STEP) step critest 420 $(TOOLS)/criw-critest
@@ -191,8 +198,8 @@ bench: deps build ## figures of the main steps, p50 and p99
 	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench
 
 .PHONY: bench-http
-bench-http: deps build ## a component that serves HTTP beside a native server
-	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench-http
+bench-http: deps build ## a component that serves HTTP beside a native server (ARGS="--wasmtime PROGRAM" for a third)
+	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench-http -- $(ARGS)
 
 # The daemon looks for its shims in /usr/libexec/criw; with another PREFIX it has to be told.
 .PHONY: install
@@ -201,6 +208,7 @@ install: daemon shims ## into $(DESTDIR)$(PREFIX), with a systemd unit and an ex
 	for program in criw-shim-wasmtime criw-shim-runc criw-compile criw-init; do \
 		install -D -m 755 $(LIBEXEC)/$$program $(DESTDIR)$(PREFIX)/libexec/criw/$$program; \
 	done
+	install -D -m 644 $(LIBEXEC)/criw-toolbox.wasm $(DESTDIR)$(PREFIX)/libexec/criw/criw-toolbox.wasm
 	install -D -m 644 systemd/config.toml $(DESTDIR)$(PREFIX)/share/doc/criw/config.toml
 	install -d $(DESTDIR)$(PREFIX)/share/man/man8
 	gzip -9nc systemd/criw.8 >$(DESTDIR)$(PREFIX)/share/man/man8/criw.8.gz

@@ -35,6 +35,8 @@ pub struct Config {
     pub runc: Runc,
     /// Wasm containers.
     pub wasm: Wasm,
+    /// Devices by the Container Device Interface.
+    pub cdi: Cdi,
     /// What the daemon says of itself.
     pub log: Log,
     /// Prometheus.
@@ -91,18 +93,33 @@ pub struct Cgroup {
     /// Who makes cgroups.
     pub driver: CgroupDriver,
     /// Parent of the cgroups of pods that name none, and of the compilers'. It belongs to
-    /// this daemon alone: what no record names below it is killed at start. "" = `/criw`,
-    /// with a hash of `root` behind it when that is not the usual one.
+    /// this daemon alone: what no record names below it is killed at start. "" = `/criw`, or
+    /// `criw.slice` with systemd, with a hash of `root` behind it when that is not the usual one.
     pub parent: String,
 }
 
-/// `cgroup.driver`; systemd's is not there yet and refused by name.
+/// `cgroup.driver`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupDriver {
-    /// This daemon, by file writes.
+    /// systemd below parents that are slices, else this daemon. The kubelet is told to use
+    /// systemd's where systemd is the init.
     #[default]
+    Auto,
+    /// This daemon, by file writes.
     Cgroupfs,
+    /// systemd, asked by D-Bus.
+    Systemd,
+}
+
+impl From<CgroupDriver> for criw_sandbox::host::cgroup::Driver {
+    fn from(driver: CgroupDriver) -> Self {
+        match driver {
+            CgroupDriver::Auto => Self::Auto,
+            CgroupDriver::Cgroupfs => Self::Cgroupfs,
+            CgroupDriver::Systemd => Self::Systemd,
+        }
+    }
 }
 
 /// `[runc]`
@@ -125,6 +142,14 @@ impl Default for Wasm {
     fn default() -> Self {
         Self { toolbox: true }
     }
+}
+
+/// `[cdi]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cdi {
+    /// Where specs lie; a device in a later directory replaces that of an earlier one.
+    pub dirs: Vec<PathBuf>,
 }
 
 /// `[log]`
@@ -152,8 +177,25 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// `ip:port` of the Prometheus endpoint; "" = none. Nothing listens there yet.
+    /// `ip:port` of the Prometheus endpoint, `GET /metrics`; "" = none. It has neither
+    /// encryption nor a password.
     pub address: String,
+}
+
+impl Metrics {
+    /// Where to listen, if at all.
+    pub fn address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        if self.address.is_empty() {
+            return Ok(None);
+        }
+        self.address.parse().map(Some).map_err(|_| {
+            let text = format!(
+                "metrics.address = {:?}: give ip:port, such as 0.0.0.0:9750, or \"\" for none",
+                self.address
+            );
+            ConfigError::Invalid(text)
+        })
+    }
 }
 
 /// `[streaming]`
@@ -206,6 +248,7 @@ impl Default for Config {
             cgroup: Cgroup::default(),
             runc: Runc::default(),
             wasm: Wasm::default(),
+            cdi: Cdi::default(),
             log: Log::default(),
             metrics: Metrics::default(),
             streaming: Streaming::default(),
@@ -219,6 +262,14 @@ impl Default for Cni {
         Self {
             conf_dir: "/etc/cni/net.d".into(),
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        }
+    }
+}
+
+impl Default for Cdi {
+    fn default() -> Self {
+        Self {
+            dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }
     }
 }
@@ -369,6 +420,7 @@ impl Config {
                 .map_err(|error| ConfigError::Invalid(format!("net.subnet: {error}")))?;
         }
         self.streaming.address()?;
+        self.metrics.address()?;
         for (name, handler) in &self.handlers {
             if name.is_empty() {
                 return Err(ConfigError::Invalid(
@@ -463,11 +515,18 @@ mod tests {
             ("sokcet = '/a'", &["/etc/1.toml", "sokcet"][..]),
             ("[cni]\nconfdir = '/a'", &["/etc/1.toml", "confdir"]),
             ("[net]\nmode = 'bridge'", &["/etc/1.toml", "bridge"]),
-            ("[cgroup]\ndriver = 'systemd'", &["/etc/1.toml", "systemd"]),
+            (
+                "[cgroup]\ndriver = 'systemctl'",
+                &["/etc/1.toml", "systemctl"],
+            ),
             ("socket = 3", &["/etc/1.toml", "socket"]),
             ("socket = ", &["/etc/1.toml"]),
             ("socket = 'run/x'", &["socket", "absolute"]),
             ("[net]\nsubnet = 'fd00::/64'", &["net.subnet", "fd00::/64"]),
+            (
+                "[metrics]\naddress = 'all:1'",
+                &["metrics.address", "all:1"],
+            ),
             ("[handlers.x]\nengine = '../x'", &["handlers.x.engine"]),
             ("[handlers.x]", &["/etc/1.toml", "engine"]),
             ("[handlers.'']\nengine = 'runc'", &["handler \"\""]),

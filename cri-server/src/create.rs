@@ -7,11 +7,12 @@ use criw_engines::spec::{HttpSection, WasmSection};
 use criw_image_service::{CompileError, Image, ImageId, Prepared};
 use criw_proto::v1 as cri;
 use criw_sandbox::host::rootview::RootView;
-use criw_sandbox::model::{ContainerSpec, EngineSpec, ImageNames, PidMode, Process};
+use criw_sandbox::model::{ContainerSpec, EngineSpec, ImageNames, Mount, PidMode, Process};
 use criw_sandbox::{ContainerId, PodView};
 use tokio::sync::oneshot;
 use tonic::Status;
 
+use crate::cdi::Found;
 use crate::convert::pod::{ContainerPid, container_pid};
 use crate::convert::security::Base;
 use crate::convert::{annotations, argv, mounts, resources, security, signal, user};
@@ -19,7 +20,7 @@ use crate::daemon::Daemon;
 use crate::entry::{self, Module, Place, Program};
 use crate::error;
 use crate::handlers::Route;
-use crate::{spawner, variant};
+use crate::{cdi, image_volumes, spawner, variant};
 
 /// Of an image's /etc/passwd and /etc/group.
 const MAX_USER_FILE: usize = 1 << 20;
@@ -71,24 +72,31 @@ async fn build(
         .config
         .ok_or_else(|| Status::invalid_argument("the container has no config"))?;
     let asked = config.image.clone().unwrap_or_default();
-    let image = find_image(daemon, &asked.image)?;
+    let image = find_image(daemon, &asked)?;
     let route = variant::route(daemon, &pod, &config)?;
     let prepared = variant::prepare(daemon, &image, &route, &config).await?;
     let kind = prepared.kind;
-    let plan = plan(daemon, &pod, &config, &asked, &route, &prepared).await?;
+    let mut mounts = mounts::mounts(&config.mounts, daemon.host.recursive_read_only)?;
+    mounts::check_users(&mounts, pod.spec.user_namespace)?;
+    let volumes = image_volumes::resolve(daemon, &mut mounts).await?;
+    let cdi = cdi_devices(daemon, &config).await?;
+    let mut held = vec![(image.id.clone(), kind)];
+    held.extend(volumes.iter().map(|one| (one.image.id.clone(), one.kind)));
+    let additions = Additions { mounts, cdi };
+    let plan = plan(daemon, &pod, &config, additions, &asked, &route, &prepared).await?;
     let id = daemon
         .sandboxes
         .create(&pod.id, plan.spec, plan.code)
         .await
         .map_err(|e| error::sandbox(&e))?;
-    // `prepared` keeps the layers until the lasting hold stands.
-    if let Err(failure) = daemon.images.hold(id.as_str(), &image.id, kind).await {
+    // `prepared` and `volumes` keep the layers until the lasting hold stands.
+    if let Err(failure) = daemon.images.hold(id.as_str(), &held).await {
         if let Err(error) = remove(daemon, &id).await {
             tracing::warn!(container = %id, %error, "take down after a failed hold");
         }
         return Err(error::store(&failure));
     }
-    drop(prepared);
+    drop((prepared, volumes));
     spawner::serve_container(daemon, &id);
     Ok(id)
 }
@@ -97,19 +105,39 @@ async fn build(
     clippy::result_large_err,
     reason = "a status is what every RPC answers with"
 )]
-fn find_image(daemon: &Daemon, name: &str) -> Result<Image, Status> {
+fn find_image(daemon: &Daemon, asked: &cri::ImageSpec) -> Result<Image, Status> {
+    let name = asked.image.as_str();
     if name.is_empty() {
         return Err(Status::invalid_argument("the container names no image"));
     }
     daemon
         .images
-        .find(name)
+        .find_as(name, &asked.user_specified_image)
         .map_err(|e| error::ambiguous(&e))?
         .ok_or_else(|| {
             Status::not_found(format!(
                 "image {name:?} is not on this node; pull it first (CreateContainer does not)"
             ))
         })
+}
+
+/// The edits that CDI devices ask for.
+async fn cdi_devices(daemon: &Daemon, config: &cri::ContainerConfig) -> Result<Found, Status> {
+    let names: Vec<String> = config.cdi_devices.iter().map(|d| d.name.clone()).collect();
+    if names.is_empty() {
+        return Ok(Found::default());
+    }
+    let dirs = daemon.config.cdi.dirs.clone();
+    blocking(move || {
+        cdi::resolve(&names, &dirs).map_err(|error| Status::invalid_argument(error.to_string()))
+    })
+    .await
+}
+
+/// What is mounted, and what CDI devices bring.
+struct Additions {
+    mounts: Vec<Mount>,
+    cdi: Found,
 }
 
 struct Plan {
@@ -121,6 +149,7 @@ async fn plan(
     daemon: &Daemon,
     pod: &PodView,
     config: &cri::ContainerConfig,
+    additions: Additions,
     asked_image: &cri::ImageSpec,
     route: &Route,
     prepared: &Prepared,
@@ -164,7 +193,11 @@ async fn plan(
     }
     let mut env = argv::env(&defaults, &wanted.env, &config.envs)?;
     let cwd = argv::cwd(&config.working_dir, &wanted.working_dir);
-    let mounts = mounts::mounts(&config.mounts, daemon.host.recursive_read_only)?;
+    let Additions { mounts, cdi } = additions;
+    // Of the devices, over everything else.
+    argv::set(&mut env, &cdi.env);
+    let pod_users = pod.spec.user_namespace;
+    user::check_namespace(context.namespace_options.as_ref(), pod_users)?;
     let limits = match &linux.resources {
         Some(asked) => resources::resources(asked)?,
         None => Default::default(),
@@ -206,6 +239,8 @@ async fn plan(
             group: &files.group,
         },
     )?;
+    let user = user.with_groups(&cdi.gids);
+    user.check_mapped(pod_users)?;
     let base = match (&program, context.privileged) {
         (_, true) => Base::Privileged,
         (Program::Wasm(..), false) => Base::Wasm,
@@ -216,6 +251,10 @@ async fn plan(
         context.capabilities.as_ref(),
         daemon.host.capabilities,
     )?;
+    if matches!(program, Program::Wasm(..)) {
+        cdi.check_wasm()?;
+    }
+    let edits = cdi.edits;
     let (engine, code) = match program {
         Program::Native => {
             if argv::lookup(&env, "PATH").is_none() {
@@ -296,7 +335,8 @@ async fn plan(
             stop_signal: signal::effective(config.stop_signal, &wanted.stop_signal)?,
             process,
             mounts,
-            devices: mounts::devices(&config.devices, &config.cdi_devices)?,
+            devices: mounts::devices(&config.devices)?,
+            edits,
             resources: limits,
             privileged: context.privileged,
             readonly_rootfs: context.readonly_rootfs,
@@ -482,6 +522,7 @@ mod tests {
             pinned: false,
             kinds: Vec::new(),
             labels: Default::default(),
+            scope: None,
         };
         let id = Digest::of(b"x").to_string();
         let asked = |name: &str, user: &str| cri::ImageSpec {

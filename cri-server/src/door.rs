@@ -7,20 +7,34 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::server::NamedService;
 use tonic::{Code, Status};
 
+use crate::prometheus::Metrics;
+
 /// tonic's own timer for the same header must not win: it answers `Cancelled`.
 const AHEAD: Duration = Duration::from_millis(2);
 
 /// A service behind the door.
 #[derive(Debug, Clone)]
-pub struct Door<S>(pub S);
+pub struct Door<S> {
+    service: S,
+    metrics: Arc<Metrics>,
+}
+
+impl<S> Door<S> {
+    /// All calls of `service` are counted in `metrics`.
+    pub fn new(service: S, metrics: &Arc<Metrics>) -> Self {
+        let metrics = metrics.clone();
+        Self { service, metrics }
+    }
+}
 
 impl<S: NamedService> NamedService for Door<S> {
     const NAME: &'static str = S::NAME;
@@ -36,13 +50,15 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(cx)
+        self.service.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let begin = Instant::now();
+        let metrics = self.metrics.clone();
         let limit = timeout(request.headers());
         let method = request.uri().path().to_owned();
-        let answer = self.0.call(request);
+        let answer = self.service.call(request);
         Box::pin(async move {
             let mut response = match limit {
                 None => answer.await?,
@@ -66,6 +82,10 @@ where
                     HeaderValue::from(Code::ResourceExhausted as i32),
                 );
             }
+            // A call that succeeds tells so behind its body.
+            let code = Status::from_header_map(response.headers())
+                .map_or(Code::Ok, |status| status.code());
+            metrics.answered(&method, code, begin.elapsed());
             Ok(response)
         })
     }
@@ -156,7 +176,7 @@ mod tests {
                     .headers_mut()
                     .insert("grpc-timeout", HeaderValue::from_static(value));
             }
-            let answer = Door(Inner(inner)).call(request);
+            let answer = Door::new(Inner(inner), &Arc::new(Metrics::empty())).call(request);
             let response = tokio::time::timeout(Duration::from_secs(10), answer)
                 .await
                 .unwrap()

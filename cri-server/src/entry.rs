@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use criw_image_service::{Digest, Kind, WasmModule};
 use criw_sandbox::host::rootview::RootView;
-use criw_sandbox::model::Mount;
+use criw_sandbox::model::{ImageVolume, Mount};
 use tonic::Status;
 
 use crate::error;
@@ -256,6 +256,9 @@ fn covering<'a>(mounts: &'a [Mount], path: &Path) -> Option<(&'a Mount, PathBuf)
     reason = "a status is what every caller answers with"
 )]
 fn volume_file(mount: &Mount, rest: &Path) -> Result<Option<File>, Status> {
+    if let Some(volume) = &mount.image {
+        return image_file(volume, rest);
+    }
     // Not there yet: a directory will be made of it, in which there is nothing.
     let Ok(metadata) = std::fs::metadata(&mount.host_path) else {
         return Ok(None);
@@ -274,6 +277,26 @@ fn volume_file(mount: &Mount, rest: &Path) -> Result<Option<File>, Status> {
     let view =
         RootView::open(std::slice::from_ref(&mount.host_path)).map_err(|e| error::sandbox(&e))?;
     view.open_file(&Path::new("/").join(rest).to_string_lossy())
+        .map_err(|e| error::sandbox(&e))
+}
+
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every caller answers with"
+)]
+fn image_file(volume: &ImageVolume, rest: &Path) -> Result<Option<File>, Status> {
+    let inside = Path::new("/").join(&volume.sub_path).join(rest);
+    if volume.lowers.is_empty() {
+        let named = |(name, _): &&(String, PathBuf)| inside == Path::new("/").join(name);
+        let Some((_, file)) = volume.files.iter().find(named) else {
+            return Ok(None);
+        };
+        return File::open(file)
+            .map(Some)
+            .map_err(|error| Status::internal(format!("open {}: {error}", file.display())));
+    }
+    let view = RootView::open(&volume.lowers).map_err(|e| error::sandbox(&e))?;
+    view.open_file(&inside.to_string_lossy())
         .map_err(|e| error::sandbox(&e))
 }
 

@@ -335,9 +335,20 @@ pub(crate) async fn program(
     // then compiled as files.
     let mut modules = Vec::new();
     let mut kept = None;
+    let asked = match spec.image.user_specified.as_str() {
+        "" => &spec.image.image,
+        asked => asked,
+    };
     if let Some(id) = image_id(&spec.image.image_id)
-        && let Ok(Some(image)) = daemon.images.find(&spec.image.image_id)
-        && let Ok(prepared) = daemon.images.prepare(&id, want(&route, &image.kinds)).await
+        && let Ok(Some(image)) = daemon
+            .images
+            .find_as(&spec.image.image_id, asked)
+        && let Ok(prepared) = daemon
+            .images
+            .prepare(&id, image.scope.as_deref(), want(&route, &image.kinds))
+            .await
+        // Its name may stand for something else by now.
+        && prepared.lowers == spec.lowers
     {
         modules.clone_from(&prepared.modules);
         kept = Some(prepared);

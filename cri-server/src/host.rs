@@ -9,6 +9,8 @@ pub struct HostFacts {
     pub capabilities: u64,
     /// The kernel makes mounts read-only with everything below (5.12).
     pub recursive_read_only: bool,
+    /// Pods can have user namespaces; else why not.
+    pub user_namespaces: Result<(), String>,
     /// AppArmor is on.
     pub apparmor: bool,
     /// SELinux is on.
@@ -18,12 +20,15 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
-    /// Reads them; what cannot be read counts as not there.
-    pub fn read() -> Self {
+    /// Reads them; what cannot be read counts as not there. `root` is the daemon's lasting
+    /// directory, where it is tried what the file system knows.
+    pub fn read(root: &Path) -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let uname = rustix::system::uname();
         Self {
             capabilities: bounding_set(&status).unwrap_or(0),
+            user_namespaces: criw_sandbox::host::userns::probe(root)
+                .map_err(|error| crate::error::chain(&error)),
             recursive_read_only: at_least(&uname.release().to_string_lossy(), (5, 12)),
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|text| text.starts_with(b"Y")),

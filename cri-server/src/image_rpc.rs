@@ -78,7 +78,12 @@ impl ImageService for Images {
             .map_err(|e| error::ambiguous(&e))?;
         let mut info = HashMap::new();
         if let (true, Some(found)) = (request.verbose, &found) {
-            let spec = match self.0.images.prepare(&found.id, Want::Any).await {
+            let spec = match self
+                .0
+                .images
+                .prepare(&found.id, found.scope.as_deref(), Want::Any)
+                .await
+            {
                 Ok(prepared) => json!({
                     "config": prepared.config,
                     "modules": prepared.modules,

@@ -23,7 +23,7 @@ pub async fn status(daemon: &Daemon, verbose: bool) -> cri::StatusResponse {
     let network = daemon.sandboxes.network_status().await;
     let features = cri::RuntimeHandlerFeatures {
         recursive_read_only_mounts: daemon.host.recursive_read_only,
-        user_namespaces: false,
+        user_namespaces: daemon.host.user_namespaces.is_ok(),
     };
     cri::StatusResponse {
         status: Some(cri::RuntimeStatus {

@@ -21,6 +21,7 @@
 //! own that would have to survive a restart.
 
 pub mod admin;
+pub mod cdi;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -35,10 +36,13 @@ pub mod exec;
 pub mod handlers;
 pub mod host;
 pub mod image_rpc;
+pub mod image_volumes;
 pub mod info;
 pub mod logging;
+pub mod metrics;
 pub mod notify;
 pub mod operator;
+pub mod prometheus;
 pub mod runtime;
 pub mod serve;
 pub mod socket;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use criw_proto::v1 as cri;
 use criw_proto::v1::runtime_service_server::RuntimeService;
+use criw_sandbox::host::cgroup::Driver;
 use criw_sandbox::model::Resources;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
@@ -13,7 +14,7 @@ use tonic::{Request, Response, Status, async_trait};
 use crate::convert::resources::resources;
 use crate::convert::status::{self, Filter};
 use crate::daemon::Daemon;
-use crate::{create, error, events, exec, info, stats};
+use crate::{create, error, events, exec, info, metrics, stats};
 
 /// Items in one message of a list stream.
 const STREAM_CHUNK: usize = 256;
@@ -100,9 +101,13 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::RuntimeConfigRequest>,
     ) -> Answer<cri::RuntimeConfigResponse> {
+        let driver = match Driver::from(self.0.config.cgroup.driver).prefers_systemd() {
+            true => cri::CgroupDriver::Systemd,
+            false => cri::CgroupDriver::Cgroupfs,
+        };
         ok(cri::RuntimeConfigResponse {
             linux: Some(cri::LinuxRuntimeConfiguration {
-                cgroup_driver: cri::CgroupDriver::Cgroupfs as i32,
+                cgroup_driver: driver as i32,
             }),
         })
     }
@@ -146,6 +151,11 @@ impl RuntimeService for Runtime {
             .config
             .ok_or_else(|| Status::invalid_argument("the pod sandbox has no config"))?;
         let spec = crate::convert::pod::pod(&config, &request.runtime_handler)?;
+        if let (Some(_), Err(reason)) = (spec.user_namespace, &self.0.host.user_namespaces) {
+            return Err(Status::failed_precondition(format!(
+                "pods cannot have user namespaces (hostUsers: false) on this node: {reason}"
+            )));
+        }
         let (name, namespace) = (spec.name.clone(), spec.namespace.clone());
         let id = self.0.sandboxes.run_pod(spec).await.map_err(|failure| {
             tracing::warn!(%namespace, pod_name = %name, error = %error::chain(&failure), "RunPodSandbox failed");
@@ -513,14 +523,18 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Answer<cri::ListMetricDescriptorsResponse> {
-        later("ListMetricDescriptors")
+        ok(cri::ListMetricDescriptorsResponse {
+            descriptors: metrics::descriptors(),
+        })
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        later("ListPodSandboxMetrics")
+        ok(cri::ListPodSandboxMetricsResponse {
+            pod_metrics: metrics::pods(&self.0).await,
+        })
     }
 
     type StreamPodSandboxMetricsStream = Messages<cri::StreamPodSandboxMetricsResponse>;
@@ -529,6 +543,11 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        later("StreamPodSandboxMetrics")
+        let metrics = metrics::pods(&self.0).await;
+        in_chunks(metrics, |pod_sandbox_metrics| {
+            cri::StreamPodSandboxMetricsResponse {
+                pod_sandbox_metrics,
+            }
+        })
     }
 }

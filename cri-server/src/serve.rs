@@ -11,7 +11,8 @@ use criw_proto::admin::v1::images_server::ImagesServer;
 use criw_proto::v1::image_service_server::ImageServiceServer;
 use criw_proto::v1::runtime_service_server::RuntimeServiceServer;
 use criw_sandbox::Sandboxes;
-use criw_sandbox::host::cgroup::{Cgroups, Leaf};
+use criw_sandbox::host::cgroup::{self, Cgroups, Driver, Leaf};
+use criw_sandbox::model::Resources;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -23,6 +24,7 @@ use crate::door::Door;
 use crate::handlers::Handlers;
 use crate::host::HostFacts;
 use crate::image_rpc::Images;
+use crate::prometheus::{self, Metrics};
 use crate::runtime::Runtime;
 use crate::streaming::{self, Streaming};
 use crate::toolbox::Toolbox;
@@ -40,6 +42,9 @@ const COMPILE_MEMORY: i64 = 4 << 30;
 /// An eighth of a container's default weight: pods come first.
 const COMPILE_SHARES: i64 = 128;
 
+/// For the compilers' cgroup to be gone at the end; nothing is in it.
+const END_CGROUPS: Duration = Duration::from_secs(2);
+
 /// One module; a large one of 50 MB needs 45 CPU seconds.
 const COMPILE: Duration = Duration::from_secs(300);
 
@@ -47,11 +52,13 @@ const COMPILE: Duration = Duration::from_secs(300);
 pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
     let _lock = socket::lock(&config.state)?;
     let path = config.socket.clone();
-    let cgroup_parent = cgroup_parent(&config);
+    let compilers = compilers(&config)?;
     let (ending, watched) = watch::channel(false);
     let address = config.streaming.address()?;
     let (streaming, streams) = Streaming::bind(address).await?;
+    let scrapes = prometheus::bind(config.metrics.address()?).await?;
     let daemon = open(config, streaming, watched).await?;
+    let metrics = Metrics::of(&daemon);
     let listener = socket::bind(&path)?;
     tracing::info!(
         socket = %path.display(),
@@ -64,7 +71,11 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     crate::notify::ready();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let streaming = tokio::spawn(streaming::server::serve(daemon.clone(), streams));
-    let mut serving = Box::pin(serve(daemon, listener, async {
+    tokio::spawn(metrics.clone().watch(daemon.clone()));
+    if let Some(scrapes) = scrapes {
+        tokio::spawn(prometheus::serve(daemon.clone(), metrics.clone(), scrapes));
+    }
+    let mut serving = Box::pin(serve(daemon, &metrics, listener, async {
         let _ = stopped.await;
     }));
     tokio::select! {
@@ -87,18 +98,16 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     };
     // It bounds its own time.
     let _ = streaming.await;
-    drop_empty_cgroups(&cgroup_parent);
+    drop_empty_cgroups(&compilers);
     ended
 }
 
 /// What is in use stays: pods outlive the daemon.
-fn drop_empty_cgroups(parent: &str) {
-    for directory in compile_leaf(parent)
-        .map(|leaf| leaf.dirs())
-        .unwrap_or_default()
+fn drop_empty_cgroups(compilers: &Leaf) {
+    if compilers.workload().is_ok_and(|running| running.is_empty())
+        && let Err(error) = compilers.end_with_parent(END_CGROUPS)
     {
-        let _ = std::fs::remove_dir(&directory);
-        let _ = directory.parent().map(std::fs::remove_dir);
+        tracing::warn!(error = %crate::error::chain(&error), "remove the compilers' cgroup");
     }
 }
 
@@ -111,14 +120,18 @@ pub async fn open(
     socket::make_directory(&config.root)?;
     socket::make_directory(&config.state)?;
     let compiler = config.libexec.join("criw-compile");
+    let driver = Driver::from(config.cgroup.driver);
     let cgroup_parent = cgroup_parent(&config);
+    driver
+        .check(&cgroup_parent)
+        .context("check cgroup.driver and cgroup.parent")?;
     let images = ImageService::open(criw_image_service::Config {
         root: config.root.join("images"),
         state: config.state.join("images"),
         hosts_dir: Some(config.registry.hosts_dir.clone()).filter(|d| !d.as_os_str().is_empty()),
         compiler: compiler.is_file().then_some(compiler),
         compile_timeout: COMPILE,
-        compile_cgroup: compile_cgroup(&cgroup_parent)?,
+        compile_cgroup: compile_cgroup(&config)?,
         limits: criw_image_service::Limits::default(),
     })
     .await
@@ -132,6 +145,7 @@ pub async fn open(
             state: config.state.clone(),
             libexec: config.libexec.clone(),
             runc: find_program(&config.runc.path),
+            cgroup_driver: driver,
             cgroup_parent,
             unprivileged_ports: true,
             // Tests simulate a reboot with it.
@@ -143,9 +157,14 @@ pub async fn open(
     .context("recover pods and containers")?;
     release_unknown(&images, &sandboxes).await;
     let handlers = Handlers::new(&config);
+    let root = config.root.clone();
+    let host = tokio::task::spawn_blocking(move || HostFacts::read(&root)).await?;
+    if let Err(reason) = &host.user_namespaces {
+        tracing::warn!(%reason, "pods cannot have user namespaces (hostUsers: false) on this node");
+    }
     let daemon = Arc::new(Daemon {
         usable_handlers: handlers.usable(),
-        host: HostFacts::read(),
+        host,
         handlers,
         images,
         sandboxes,
@@ -162,6 +181,7 @@ pub async fn open(
 /// Serves all services until `end` completes and every call has been answered.
 pub async fn serve(
     daemon: Arc<Daemon>,
+    metrics: &Arc<Metrics>,
     listener: UnixListener,
     end: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
@@ -173,9 +193,9 @@ pub async fn serve(
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
-        .add_service(Door(runtime))
-        .add_service(Door(images))
-        .add_service(Door(admin))
+        .add_service(Door::new(runtime, metrics))
+        .add_service(Door::new(images, metrics))
+        .add_service(Door::new(admin, metrics))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
         .await
         .context("serve the CRI")
@@ -201,28 +221,44 @@ fn network_mode(config: &Config, state: &Path) -> anyhow::Result<Mode> {
 
 /// Compilers share one cgroup beside the pods': a hostile module takes memory and time
 /// from its own pull only. A large module (49 MB) needs 0.9 GB.
-fn compile_cgroup(parent: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let leaf = compile_leaf(parent)?;
-    leaf.create(&criw_sandbox::model::Resources {
+fn compile_cgroup(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
+    let leaf = compilers(config)?;
+    let limits = Resources {
         memory_limit: COMPILE_MEMORY,
         cpu_shares: COMPILE_SHARES,
         ..Default::default()
-    })
-    .context("make the compilers' cgroup")?;
+    };
+    // A scope is left by a daemon that was killed.
+    let made = match leaf.is_scope() && leaf.exists() {
+        true => leaf.apply(&limits),
+        false => leaf.create(&limits).and_then(cgroup::Holder::stay),
+    };
+    made.context("make the compilers' cgroup")?;
     Ok(leaf.dirs())
 }
 
-fn compile_leaf(parent: &str) -> anyhow::Result<Leaf> {
-    Cgroups::detect(Path::new("/sys/fs/cgroup"))
-        .context("look at the cgroup hierarchies")?
-        .leaf(parent, "compile")
-        .context("name the compilers' cgroup")
+fn compilers(config: &Config) -> anyhow::Result<Leaf> {
+    let parent = cgroup_parent(config);
+    let mut name = "compile".to_owned();
+    if parent.ends_with(".slice") {
+        // Names of scopes are unique on the machine.
+        name = format!("{}-compile.scope", daemon_name(&config.root));
+    }
+    Cgroups::detect(
+        Path::new("/sys/fs/cgroup"),
+        &config.libexec.join("criw-init"),
+    )
+    .context("look at the cgroup hierarchies")?
+    .leaf(&parent, &name)
+    .context("name the compilers' cgroup")
 }
 
 fn cgroup_parent(config: &Config) -> String {
-    match config.cgroup.parent.as_str() {
-        "" => format!("/{}", daemon_name(&config.root)),
-        parent => parent.to_owned(),
+    let systemd = Driver::from(config.cgroup.driver).prefers_systemd();
+    match (config.cgroup.parent.as_str(), systemd) {
+        ("", true) => format!("{}.slice", daemon_name(&config.root)),
+        ("", false) => format!("/{}", daemon_name(&config.root)),
+        (parent, _) => parent.to_owned(),
     }
 }
 

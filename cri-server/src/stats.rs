@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use criw_net::InterfaceCounters;
 use criw_proto::v1 as cri;
+use criw_sandbox::detail::{Pressure, Pressures, Wait};
 use criw_sandbox::host::cgroup::CgroupUsage;
 use criw_sandbox::stats::{ContainerStats, PodStats};
 use criw_sandbox::{ContainerView, PodView};
@@ -84,16 +85,48 @@ fn number(value: u64) -> Option<cri::UInt64Value> {
     Some(cri::UInt64Value { value })
 }
 
-fn cpu(timestamp: i64, usage: &CgroupUsage, rate: Option<u64>) -> cri::CpuUsage {
+fn psi(pressure: Option<Pressure>) -> Option<cri::PsiStats> {
+    let data = |wait: Wait| {
+        Some(cri::PsiData {
+            total: wait.total,
+            avg10: wait.avg10,
+            avg60: wait.avg60,
+            avg300: wait.avg300,
+        })
+    };
+    pressure.map(|pressure| cri::PsiStats {
+        full: data(pressure.full),
+        some: data(pressure.some),
+    })
+}
+
+fn io(timestamp: i64, pressures: &Pressures) -> Option<cri::IoUsage> {
+    psi(pressures.io).map(|psi| cri::IoUsage {
+        timestamp,
+        psi: Some(psi),
+    })
+}
+
+fn cpu(
+    timestamp: i64,
+    usage: &CgroupUsage,
+    rate: Option<u64>,
+    pressure: Option<Pressure>,
+) -> cri::CpuUsage {
     cri::CpuUsage {
         timestamp,
         usage_core_nano_seconds: number(usage.cpu_usage_ns),
         usage_nano_cores: rate.and_then(number),
-        psi: None,
+        psi: psi(pressure),
     }
 }
 
-fn memory(timestamp: i64, usage: &CgroupUsage, available: Option<u64>) -> cri::MemoryUsage {
+fn memory(
+    timestamp: i64,
+    usage: &CgroupUsage,
+    available: Option<u64>,
+    pressure: Option<Pressure>,
+) -> cri::MemoryUsage {
     cri::MemoryUsage {
         timestamp,
         working_set_bytes: number(usage.memory_working_set),
@@ -102,7 +135,7 @@ fn memory(timestamp: i64, usage: &CgroupUsage, available: Option<u64>) -> cri::M
         rss_bytes: number(usage.memory_rss),
         page_faults: number(usage.page_faults),
         major_page_faults: number(usage.major_page_faults),
-        psi: None,
+        psi: psi(pressure),
     }
 }
 
@@ -120,8 +153,18 @@ fn container_message(
             labels: labels_map(&container.spec.labels),
             annotations: labels_map(&container.spec.annotations),
         }),
-        cpu: Some(cpu(timestamp, &stats.cgroup, stats.cpu_rate)),
-        memory: Some(memory(timestamp, &stats.cgroup, stats.memory_available())),
+        cpu: Some(cpu(
+            timestamp,
+            &stats.cgroup,
+            stats.cpu_rate,
+            stats.pressures.cpu,
+        )),
+        memory: Some(memory(
+            timestamp,
+            &stats.cgroup,
+            stats.memory_available(),
+            stats.pressures.memory,
+        )),
         writable_layer: Some(cri::FilesystemUsage {
             timestamp,
             fs_id: Some(cri::FilesystemIdentifier {
@@ -135,7 +178,7 @@ fn container_message(
             swap_available_bytes: None,
             swap_usage_bytes: number(swap),
         }),
-        io: None,
+        io: io(timestamp, &stats.pressures),
     }
 }
 
@@ -153,15 +196,25 @@ fn pod_message(
             annotations: labels_map(&pod.spec.annotations),
         }),
         linux: Some(cri::LinuxPodSandboxStats {
-            cpu: Some(cpu(timestamp, &stats.cgroup, stats.cpu_rate)),
-            memory: Some(memory(timestamp, &stats.cgroup, stats.memory_available())),
+            cpu: Some(cpu(
+                timestamp,
+                &stats.cgroup,
+                stats.cpu_rate,
+                stats.pressures.cpu,
+            )),
+            memory: Some(memory(
+                timestamp,
+                &stats.cgroup,
+                stats.memory_available(),
+                stats.pressures.memory,
+            )),
             network: network(timestamp, &stats.network),
             process: Some(cri::ProcessUsage {
                 timestamp,
                 process_count: number(stats.cgroup.processes),
             }),
             containers,
-            io: None,
+            io: io(timestamp, &stats.pressures),
         }),
         windows: None,
     }
@@ -228,12 +281,13 @@ mod tests {
                 cgroup: usage.clone(),
                 cpu_rate: None,
                 writable_layer: Default::default(),
+                pressures: Default::default(),
             };
-            let message = memory(5, &usage, stats.memory_available());
+            let message = memory(5, &usage, stats.memory_available(), None);
             assert_eq!(message.available_bytes.map(|n| n.value), available);
             assert_eq!(message.working_set_bytes.map(|n| n.value), Some(30));
             assert_eq!(message.usage_bytes.map(|n| n.value), Some(40));
-            let cpu = cpu(5, &usage, Some(3));
+            let cpu = cpu(5, &usage, Some(3), None);
             assert_eq!(
                 (cpu.timestamp, cpu.usage_core_nano_seconds.map(|n| n.value)),
                 (5, Some(9))

@@ -78,7 +78,8 @@ pub async fn prepare(
 }
 
 async fn stored(daemon: &Daemon, image: &Image, want: Want) -> Result<Prepared, Status> {
-    let prepared = daemon.images.prepare(&image.id, want).await;
+    let scope = image.scope.as_deref();
+    let prepared = daemon.images.prepare(&image.id, scope, want).await;
     prepared.map_err(|e| error::prepare(&e))
 }
 

@@ -36,6 +36,9 @@ pub struct Birth<'a> {
     pub descriptors: &'a [BorrowedFd<'a>],
     /// Where it is born.
     pub cgroups: &'a Cgroups,
+    /// Where it is root, and whom a new PID namespace belongs to; `None` is that of the
+    /// calling thread.
+    pub user_namespace: Option<BorrowedFd<'a>>,
     /// Make it pid 1 of a PID namespace of its own.
     pub new_pid_namespace: bool,
 }
@@ -88,6 +91,7 @@ impl Birth<'_> {
             descriptors: self.descriptors,
             v1_tasks: &tasks,
             v2_group: v2.as_ref().map(|(_, group)| group.as_fd()),
+            user_namespace: self.user_namespace,
             new_pid_namespace: self.new_pid_namespace,
         });
         born.map_err(|(step, source)| {
@@ -95,6 +99,12 @@ impl Birth<'_> {
                 // The kernel says why, not whether it was the cgroup: EBUSY, EOPNOTSUPP are.
                 sys::Step::Clone => v2.as_ref().map(|(directory, _)| directory),
                 sys::Step::JoinV1(n) => v1.get(n).map(|(directory, _)| directory),
+                sys::Step::EnterUsers => {
+                    return io::Error::new(
+                        source.kind(),
+                        format!("become root of the pod's user namespace: {source}"),
+                    );
+                }
                 sys::Step::Execute => None,
             };
             match directory {
@@ -136,6 +146,7 @@ mod tests {
             argv: &words(&["sh", "-c", script]),
             descriptors: &[null.as_fd(), stdout.as_fd(), null.as_fd()],
             cgroups: &Cgroups::open(cgroup_dirs).unwrap(),
+            user_namespace: None,
             new_pid_namespace,
         }
         .start()
@@ -178,6 +189,7 @@ mod tests {
             argv: &words(&["x"]),
             descriptors: &[],
             cgroups: &Cgroups::default(),
+            user_namespace: None,
             new_pid_namespace: false,
         };
         let error = missing.start().unwrap_err();

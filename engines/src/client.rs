@@ -314,6 +314,7 @@ fn in_fresh_thread(launch: Launch) -> Result<Child, LaunchError> {
                 launch.listener.as_fd(),
             ],
             cgroups: &Cgroups::open(&launch.cgroup_dirs)?,
+            user_namespace: None,
             new_pid_namespace: launch.namespaces.new_pid,
         }
         .start()

@@ -24,6 +24,8 @@ pub struct Descriptors {
     pub mount_template: Option<OwnedFd>,
     /// [`FdRole::ContainerMounts`].
     pub container_mounts: Option<OwnedFd>,
+    /// [`FdRole::UserNamespace`].
+    pub user_namespace: Option<OwnedFd>,
     /// [`FdRole::Stdin`].
     pub stdin: Option<OwnedFd>,
     /// [`FdRole::Stdout`].
@@ -55,6 +57,7 @@ impl Descriptors {
                 FdRole::Code => sorted.code.replace(fd),
                 FdRole::MountTemplate => sorted.mount_template.replace(fd),
                 FdRole::ContainerMounts => sorted.container_mounts.replace(fd),
+                FdRole::UserNamespace => sorted.user_namespace.replace(fd),
                 FdRole::Stdin => sorted.stdin.replace(fd),
                 FdRole::Stdout => sorted.stdout.replace(fd),
                 FdRole::Stderr => sorted.stderr.replace(fd),

@@ -10,7 +10,8 @@
 //!    named; **no function of libc that reads files (resolver, passwd, iconv) may be
 //!    called any more**, because a static glibc would load code from the image for it.
 //! 3. rlimits: raising one needs CAP_SYS_RESOURCE.
-//! 4. capabilities, groups, user.
+//! 4. the pod's user namespace, if it has one: up to here everything needed privileges
+//!    over the node, from here on there are none. Then capabilities, groups, user.
 //! 5. not dumpable (a change of user resets it, so after that), no new privileges.
 //! 6. seccomp, last, because the steps above use what it refuses. Code was mapped
 //!    before: from here on nothing can be mapped executable.
@@ -128,8 +129,13 @@ fn attach_volume(
 }
 
 /// Steps 3 to 6. Afterwards this thread and all that it starts are locked up.
-pub fn lock_up(process: &Process) -> Result<(), Refusal> {
+pub fn lock_up(process: &Process, user_namespace: Option<OwnedFd>) -> Result<(), Refusal> {
     privileges::limit_resources(process).map_err(step("set resource limits"))?;
+    if let Some(namespace) = user_namespace {
+        let users = Some(LinkNameSpaceType::User);
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), users)
+            .map_err(step("enter the pod's user namespace"))?;
+    }
     privileges::become_user(process).map_err(step("give up privileges"))?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(step("make the process not dumpable"))?;

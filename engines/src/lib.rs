@@ -9,6 +9,7 @@
 //!   both          protocol, spec   what is said
 //!                 message, record  how it is said: one datagram, one file
 //!                 spawner  how a shim asks for further commands in its container
+//!                 slice    where systemd puts cgroups
 //!   shim side     shim     main of every Wasm shim: Create, lock-up, control, exit
 //!                 server   the control loop's socket
 //!                 descriptors, signal   what came with Create; what a signal becomes
@@ -41,6 +42,7 @@ mod seccomp;
 pub mod server;
 pub mod shim;
 pub mod signal;
+pub mod slice;
 pub mod spawner;
 pub mod spec;
 pub mod stdio;

@@ -66,6 +66,9 @@ pub enum FdRole {
     MountTemplate,
     /// Mount namespace of a running container that an exec enters.
     ContainerMounts,
+    /// User namespace of the pod, if it has one of its own. A Wasm shim enters it as its last
+    /// step but one; runc gets it by the path `userns` in the bundle.
+    UserNamespace,
     /// Standard streams of an exec; absent ones are `/dev/null`.
     Stdin,
     /// See [`FdRole::Stdin`].

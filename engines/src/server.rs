@@ -52,6 +52,8 @@ pub struct Server {
     listener: OwnedFd,
     connections: Vec<Connection>,
     next_caller: u64,
+    /// Root of the node, as this process sees it.
+    root: u32,
 }
 
 #[derive(Debug)]
@@ -70,7 +72,17 @@ impl Server {
             listener,
             connections: Vec::new(),
             next_caller: 0,
+            root: 0,
         })
+    }
+
+    /// After this process has entered a user namespace: root of the node is who this caller
+    /// looks like now, mostly nobody. Only root can open the socket in the first place.
+    pub fn trust_like(&mut self, caller: Caller) {
+        let found = self
+            .position(caller)
+            .and_then(|index| sys::peer_uid(self.connections[index].socket.as_fd()).ok());
+        self.root = found.unwrap_or(self.root);
     }
 
     /// Waits for the next event. Wake-ups come before requests, so that a guest's
@@ -155,13 +167,13 @@ impl Server {
         Ok((woken, accept, ready))
     }
 
-    /// Takes one connection; only root may speak to a shim.
+    /// Takes one connection; only root of the node may speak to a shim.
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else {
             return;
         };
-        let from_root = sys::peer_uid(socket.as_fd()).is_ok_and(|uid| uid == 0);
+        let from_root = sys::peer_uid(socket.as_fd()).is_ok_and(|uid| uid == self.root);
         if from_root {
             self.next_caller += 1;
             self.connections.push(Connection {

@@ -175,6 +175,7 @@ fn serve(engine: &impl Engine) -> Result<(), String> {
     let exit_record = descriptors.exit_record.take();
     match create(engine, &spec, descriptors) {
         Ok(container) => {
+            server.trust_like(caller);
             let mut control = Control {
                 server,
                 exit_record,
@@ -243,7 +244,7 @@ fn create(
     let mut streams = Streams::new(spec, &mut descriptors, ends)?;
     let (program, listeners) = listen(program, wasm);
     jail::enter_root(spec, &mut descriptors)?;
-    jail::lock_up(process)?;
+    jail::lock_up(process, descriptors.user_namespace.take())?;
     let drain = Arc::new(Drain::default());
     let drains = !listeners.is_empty() || program.as_ref().is_ok_and(|program| program.drains());
     let args = process.args().as_deref().unwrap_or_default();

@@ -148,7 +148,8 @@ pub struct RuncSection {
     pub root: PathBuf,
     /// Bundle directory; holds `config.json` (this very spec). In a mount namespace of its
     /// own the shim mounts `FdRole::Rootfs` at `rootfs` and each `FdRole::Mount(n)` at
-    /// `mounts/n`, which is what `mounts[n].source` of the spec names in that case.
+    /// `mounts/n`, which is what `mounts[n].source` of the spec names in that case, and
+    /// `FdRole::UserNamespace` at `userns`.
     pub bundle: PathBuf,
     /// Pass `--systemd-cgroup`.
     pub systemd_cgroup: bool,

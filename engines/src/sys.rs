@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
 /// `unshare(2)` for namespaces of the calling thread.
@@ -31,6 +32,8 @@ pub(crate) struct Clone<'a> {
     pub(crate) v1_tasks: &'a [BorrowedFd<'a>],
     /// Directory of a v2 group.
     pub(crate) v2_group: Option<BorrowedFd<'a>>,
+    /// Where it becomes root before it executes.
+    pub(crate) user_namespace: Option<BorrowedFd<'a>>,
     pub(crate) new_pid_namespace: bool,
 }
 
@@ -41,6 +44,8 @@ pub(crate) enum Step {
     Clone,
     /// The new process could not join the v1 group with this index.
     JoinV1(usize),
+    /// It could not become root of the user namespace.
+    EnterUsers,
     /// It could not become the program.
     Execute,
 }
@@ -81,7 +86,7 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
     for descriptor in what.descriptors {
         sources.push(above(*descriptor)?);
     }
-    let (report, low) =
+    let (report_end, low) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| here(e.into()))?;
     let reporter = above(low.as_fd())?;
     // Shadowed it would stay open, and the report without an end.
@@ -90,11 +95,16 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
         Some(file) => Some(above(file)?),
         None => None,
     };
+    let users = match what.user_namespace {
+        Some(namespace) => Some(above(namespace)?),
+        None => None,
+    };
     // The daemon's locks and listening sockets must not live on in a child that gets no CPU
     // time in its new cgroup, should the daemon die meanwhile: all but these close first.
     let mut kept: Vec<i32> = sources.iter().map(AsRawFd::as_raw_fd).collect();
     kept.extend(program.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(what.v1_tasks.iter().map(AsRawFd::as_raw_fd));
+    kept.extend(users.as_ref().map(AsRawFd::as_raw_fd));
     kept.push(reporter.as_raw_fd());
     kept.sort_unstable();
     let (directory, flags) = match &program {
@@ -110,7 +120,7 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
     };
-    if what.new_pid_namespace {
+    if what.new_pid_namespace && users.is_none() {
         args.flags |= libc::CLONE_NEWPID as u64;
     }
     if let Some(group) = what.v2_group {
@@ -128,9 +138,9 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
             std::mem::size_of::<CloneArgs>(),
         );
         if pid == 0 {
-            let fail = |step: usize| -> ! {
+            let fail = |step: i32| -> ! {
                 let error = *libc::__errno_location();
-                let text: [i32; 2] = [step as i32, error];
+                let text: [i32; 2] = [step, error];
                 libc::write(reporter.as_raw_fd(), text.as_ptr().cast(), 8);
                 libc::_exit(127)
             };
@@ -142,7 +152,7 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
                 first = *kept + 1;
             }
             libc::syscall(libc::SYS_close_range, first, u32::MAX, 0);
-            for (n, tasks) in what.v1_tasks.iter().enumerate() {
+            for (n, tasks) in (0..).zip(what.v1_tasks) {
                 if libc::write(tasks.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1 {
                     fail(n);
                 }
@@ -164,7 +174,40 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
             libc::setsid();
             for (target, source) in (0..).zip(&sources) {
                 if libc::dup2(source.as_raw_fd(), target) < 0 {
-                    fail(what.v1_tasks.len());
+                    fail(EXECUTE);
+                }
+            }
+            if let Some(users) = &users {
+                // Only one process may do this, not one thread of the daemon. By number,
+                // because libc would make all threads do it.
+                if libc::setns(users.as_raw_fd(), libc::CLONE_NEWUSER) != 0
+                    || libc::syscall(libc::SYS_setgroups, 0, ptr::null::<u32>()) != 0
+                    || libc::syscall(libc::SYS_setresgid, 0, 0, 0) != 0
+                    || libc::syscall(libc::SYS_setresuid, 0, 0, 0) != 0
+                {
+                    fail(ENTER_USERS);
+                }
+                if what.new_pid_namespace {
+                    // Made from in here, the PID namespace belongs to the user namespace. Its
+                    // first process is no child of this one, but of the daemon.
+                    let mut again = CloneArgs {
+                        flags: (libc::CLONE_PARENT | libc::CLONE_NEWPID) as u64,
+                        ..CloneArgs::default()
+                    };
+                    let pid = libc::syscall(
+                        libc::SYS_clone3,
+                        &raw mut again,
+                        std::mem::size_of::<CloneArgs>(),
+                    );
+                    if pid < 0 {
+                        fail(ENTER_USERS);
+                    }
+                    if pid > 0 {
+                        let text: [i32; 2] = [BORN, pid as i32];
+                        libc::write(reporter.as_raw_fd(), text.as_ptr().cast(), 8);
+                        libc::_exit(0)
+                    }
+                    libc::setsid();
                 }
             }
             libc::syscall(
@@ -175,7 +218,7 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
                 envp.as_ptr(),
                 flags,
             );
-            fail(what.v1_tasks.len());
+            fail(EXECUTE);
         }
         if pid < 0 {
             return Err(here(io::Error::last_os_error()));
@@ -184,13 +227,36 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
         // SAFETY: CLONE_PIDFD stored a new descriptor that nobody else owns.
         let pidfd = OwnedFd::from_raw_fd(pidfd);
         drop(reporter);
-        match failure(&report) {
+        let reap = |pid: i32| libc::waitpid(pid, ptr::null_mut(), 0);
+        let (mut pid, mut pidfd) = (pid, pidfd);
+        let mut report = next_report(&report_end);
+        if let Some((BORN, second)) = report {
+            // The first one has done its part. The second is our child as well, so its pid
+            // cannot be another's before it is waited for.
+            reap(pid);
+            pid = second;
+            let number = rustix::process::Pid::from_raw(second);
+            let opened = number.ok_or(Errno::SRCH).and_then(|pid| {
+                rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            });
+            pidfd = match opened {
+                Ok(pidfd) => pidfd,
+                Err(error) => {
+                    libc::kill(second, libc::SIGKILL);
+                    reap(second);
+                    return Err(here(error.into()));
+                }
+            };
+            report = next_report(&report_end);
+        }
+        match report {
             None => Ok((pid, pidfd)),
             Some((step, error)) => {
-                libc::waitpid(pid, ptr::null_mut(), 0);
-                let step = match usize::try_from(step) {
-                    Ok(n) if n < what.v1_tasks.len() => Step::JoinV1(n),
-                    _ => Step::Execute,
+                reap(pid);
+                let step = match step {
+                    ENTER_USERS => Step::EnterUsers,
+                    EXECUTE => Step::Execute,
+                    n => Step::JoinV1(usize::try_from(n).unwrap_or(usize::MAX)),
                 };
                 Err((step, io::Error::from_raw_os_error(error)))
             }
@@ -198,13 +264,19 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
     }
 }
 
+/// Steps by number, as a new process reports them; from 0 on they are v1 groups.
+const EXECUTE: i32 = -1;
+const ENTER_USERS: i32 = -2;
+/// No failure: the number that follows is the pid of another process that goes on.
+const BORN: i32 = -3;
+
 /// Not in the libc crate for this target.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// The pipe closes with the exec; before that it carries the number of the failed step
-/// and of the error.
-fn failure(report: &OwnedFd) -> Option<(i32, i32)> {
+/// The pipe closes with the exec; before that it carries pairs: a step that failed and the
+/// number of the error, or [`BORN`] and a pid.
+fn next_report(report: &OwnedFd) -> Option<(i32, i32)> {
     let mut text = [0; 8];
     match rustix::io::retry_on_intr(|| rustix::io::read(report, &mut text)) {
         Ok(8) => {

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use sha2::Digest as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,6 +23,7 @@ use crate::error::{CompileError, StoreError};
 use crate::image::{Code, Config};
 use crate::index::{Change, CodeRecord};
 use crate::store::{Store, io_error};
+use crate::work::Tally;
 
 /// A container waits for it: the bound of code that is not there yet.
 pub(crate) const AT_FIRST_USE: Duration = Duration::from_secs(60);
@@ -42,6 +43,7 @@ pub(crate) struct Compiler {
     /// The fingerprint of the binary that is there now.
     known: Mutex<Option<(Stamp, String)>>,
     verified: Mutex<HashSet<String>>,
+    pub(crate) work: Tally,
 }
 
 /// Tells a replaced binary from the one that was asked.
@@ -58,6 +60,7 @@ impl Compiler {
             slots: Semaphore::new(AT_ONCE),
             known: Mutex::default(),
             verified: Mutex::default(),
+            work: Tally::default(),
         }
     }
 
@@ -191,12 +194,13 @@ impl Compiler {
             .acquire()
             .await
             .expect("the semaphore is never closed");
-        let made = tokio::time::timeout(timeout, self.compile(store, source, module))
-            .await
-            .map_err(|_| CompileError::TimedOut {
-                module: module.to_string(),
-                seconds: timeout.as_secs(),
-            })?;
+        let begin = Instant::now();
+        let made = tokio::time::timeout(timeout, self.compile(store, source, module)).await;
+        self.work.add(matches!(made, Ok(Ok(_))), begin.elapsed());
+        let made = made.map_err(|_| CompileError::TimedOut {
+            module: module.to_string(),
+            seconds: timeout.as_secs(),
+        })?;
         let record = match made {
             Ok((file, size, digest)) => {
                 let path = store.code_path(&key);

@@ -165,8 +165,11 @@ pub struct Image {
     pub user: Option<ImageUser>,
     /// The runtime itself needs it.
     pub pinned: bool,
-    /// The variants that are here, host variant first.
+    /// The variants that are here, host variant first: those of [`Image::scope`], or all.
     pub kinds: Vec<Kind>,
+    /// The one of its names by which the image was asked for. Two names may share one
+    /// image, and each stands for its own variants.
+    pub scope: Option<String>,
     /// Labels and annotations of the first variant.
     pub labels: BTreeMap<String, String>,
 }

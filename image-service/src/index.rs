@@ -19,7 +19,7 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const RECORDS: TableDefinition<&str, &[u8]> = TableDefinition::new("records");
 
 /// One image with all its names.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct ImageRecord {
     pub(crate) tags: BTreeSet<String>,
     pub(crate) digests: BTreeSet<String>,
@@ -27,6 +27,31 @@ pub(crate) struct ImageRecord {
     pub(crate) documents: BTreeSet<Digest>,
     /// The host variant first.
     pub(crate) variants: Vec<Variant>,
+    /// By tag and digest, in full. Records of older criws have none: all names stand for
+    /// all variants there.
+    #[serde(default)]
+    pub(crate) scopes: BTreeMap<String, Scope>,
+}
+
+/// What one name of an image stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Scope {
+    /// The manifest or index that it led to when it was pulled.
+    pub(crate) document: Digest,
+    /// Those of the variants that were fetched by it.
+    pub(crate) manifests: BTreeSet<Digest>,
+}
+
+impl ImageRecord {
+    /// The variants that a name stands for; all of them for no name, and for one that is
+    /// not noted.
+    pub(crate) fn variants_of(&self, name: Option<&str>) -> Vec<&Variant> {
+        let scope = name.and_then(|name| self.scopes.get(name));
+        self.variants
+            .iter()
+            .filter(|variant| scope.is_none_or(|scope| scope.manifests.contains(&variant.manifest)))
+            .collect()
+    }
 }
 
 /// One platform's content of an image.

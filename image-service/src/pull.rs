@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -20,14 +21,16 @@ use crate::error::{CompileError, PullError, StoreError};
 use crate::foreign::{self, Command};
 use crate::image::{Config, ImageId, Kind, Limits, ProcessConfig, PullRequest, Want, WasmModule};
 use crate::import::ArchivedImage;
-use crate::index::{Change, ImageRecord, LayerRecord, Variant};
+use crate::index::{Change, LayerRecord, Variant};
 use crate::layer::Fault;
 use crate::layer::tree::Tree;
 use crate::layer::unpack::{self, Bounds};
 use crate::manifest::{self, Content, Descriptor, Document, ImageConfig, Manifest};
+use crate::merge::{Pulled, merge};
 use crate::reference::{Reference, Target};
 use crate::registry::{Clients, Session, Sink};
 use crate::store::{Hold, Store};
+use crate::work::Tally;
 
 /// Blobs that are fetched ahead of the layer that is being unpacked.
 const FETCH_AHEAD: usize = 3;
@@ -41,6 +44,7 @@ pub(crate) struct Puller {
     pub(crate) clients: Clients,
     /// Unpacking is blocking work: this many layers at once.
     pub(crate) unpacking: Arc<Semaphore>,
+    pub(crate) work: Tally,
 }
 
 impl Puller {
@@ -49,14 +53,25 @@ impl Puller {
         // A second pull of the same name waits, then finds all content there and only
         // proves to the registry that its own credentials are good.
         let _turn = self.store.turn(format!("pull/{reference}")).await;
+        let begin = Instant::now();
+        let pulled = self.from_registry(&reference, &request).await;
+        self.work.add(pulled.is_ok(), begin.elapsed());
+        pulled
+    }
+
+    async fn from_registry(
+        &self,
+        reference: &Reference,
+        request: &PullRequest,
+    ) -> Result<ImageId, PullError> {
         let session = Session::open(
             &self.clients,
             &self.config.limits,
             self.config.hosts_dir.as_deref(),
-            &reference,
+            reference,
             request.auth.as_ref(),
         )?;
-        Pull::new(self, Source::Registry(session), &reference)
+        Pull::new(self, Source::Registry(session), reference)
             .run(request.want)
             .await
     }
@@ -499,76 +514,26 @@ impl<'a> Pull<'a> {
                 .iter()
                 .flat_map(|variant| variant.layers.clone())
                 .collect();
-            let id = store
-                .index
-                .change(|state| merge(&store, &state.images, &reference, id, top, variants))?;
+            let pulled = Pulled {
+                reference: &reference,
+                id,
+                top,
+                variants,
+            };
+            let id = store.index.change(|state| {
+                let (mut changes, id) = merge(&state.images, pulled);
+                let fresh = chains.iter().filter_map(|chain| {
+                    let layer = store.fresh_layer(chain)?;
+                    Some(Change::Layer(chain.clone(), Some(layer)))
+                });
+                changes.extend(fresh);
+                (changes, id)
+            })?;
             store.settle(&chains);
             Ok(ImageId(id))
         })
         .await
     }
-}
-
-/// The changes that record a pulled image under its names.
-fn merge(
-    store: &Store,
-    images: &std::collections::BTreeMap<Digest, ImageRecord>,
-    reference: &Reference,
-    id: Digest,
-    top: Digest,
-    variants: Vec<Variant>,
-) -> (Vec<Change>, Digest) {
-    let tag = matches!(reference.target, Target::Tag(_)).then(|| reference.to_string());
-    let by_digest = reference.at(&top);
-    let has_host = variants
-        .iter()
-        .any(|variant| !is_wasm_platform(&variant.platform));
-    // Only the Wasm variant of an image whose host variant is here already: it stays one image.
-    let id = match images
-        .iter()
-        .find(|(_, image)| image.documents.contains(&top))
-    {
-        Some((known, _)) if !has_host => known.clone(),
-        _ => id,
-    };
-    let mut changes = Vec::new();
-    let mut image = images.get(&id).cloned().unwrap_or(ImageRecord {
-        tags: Default::default(),
-        digests: Default::default(),
-        documents: Default::default(),
-        variants: Vec::new(),
-    });
-    for (other, record) in images {
-        if *other == id {
-            continue;
-        }
-        let mut record = record.clone();
-        let lost_tag = tag.as_ref().is_some_and(|tag| record.tags.remove(tag));
-        let lost_digest = record.digests.remove(&by_digest);
-        if lost_tag || lost_digest {
-            let nameless = record.tags.is_empty() && record.digests.is_empty();
-            changes.push(Change::Image(other.clone(), (!nameless).then_some(record)));
-        }
-    }
-    image.tags.extend(tag);
-    image.digests.insert(by_digest);
-    image.documents.insert(top);
-    for variant in variants {
-        image
-            .variants
-            .retain(|known| known.config != variant.config);
-        image.variants.push(variant);
-    }
-    image
-        .variants
-        .sort_by_key(|variant| is_wasm_platform(&variant.platform));
-    for chain in image.variants.iter().flat_map(|variant| &variant.layers) {
-        if let Some(layer) = store.fresh_layer(chain) {
-            changes.push(Change::Layer(chain.clone(), Some(layer)));
-        }
-    }
-    changes.push(Change::Image(id.clone(), Some(image)));
-    (changes, id)
 }
 
 /// `os/architecture` as recorded.

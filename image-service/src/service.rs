@@ -21,6 +21,7 @@ use crate::pull::{Puller, is_wasm_platform};
 use crate::reference::{Reference, Target};
 use crate::registry::Clients;
 use crate::store::{Store, io_error};
+use crate::work::{Tally, Work};
 
 /// Layers unpacked at once.
 const UNPACK_AT_ONCE: usize = 2;
@@ -62,6 +63,7 @@ impl ImageService {
                 compiler,
                 clients: Clients::default(),
                 unpacking: Arc::new(Semaphore::new(UNPACK_AT_ONCE)),
+                work: Tally::default(),
             }),
         })
     }
@@ -96,7 +98,24 @@ impl ImageService {
     /// If an id prefix fits several images.
     pub fn find(&self, name: &str) -> Result<Option<Image>, AmbiguousId> {
         let state = self.store().index.state();
-        Ok(find(&state, name)?.map(|id| image(&state, &id)))
+        Ok(find(&state, name)?.map(|(id, scope)| image(&state, &id, scope)))
+    }
+
+    /// The same for a kubelet, which asks by id and tells beside it what the pod says: if
+    /// that names the same image, only the variants of that name count.
+    ///
+    /// # Errors
+    /// If an id prefix fits several images.
+    pub fn find_as(&self, name: &str, user_specified: &str) -> Result<Option<Image>, AmbiguousId> {
+        let state = self.store().index.state();
+        let Some((id, scope)) = find(&state, name)? else {
+            return Ok(None);
+        };
+        let scope = scope.or_else(|| match find(&state, user_specified) {
+            Ok(Some((same, scope))) if same == id => scope,
+            _ => None,
+        });
+        Ok(Some(image(&state, &id, scope)))
     }
 
     /// All images, or those that a reference stands for; a name without tag means all its tags.
@@ -113,14 +132,14 @@ impl ImageService {
                     .collect();
                 if ids.is_empty() {
                     ids = match find(&state, filter) {
-                        Ok(found) => found.into_iter().collect(),
+                        Ok(found) => found.into_iter().map(|(id, _)| id).collect(),
                         Err(_) => with_prefix(&state, filter),
                     };
                 }
                 ids
             }
         };
-        ids.iter().map(|id| image(&state, id)).collect()
+        ids.iter().map(|id| image(&state, id, None)).collect()
     }
 
     /// Removes the whole record with all its names; an unknown name is fine. Disk is freed
@@ -133,7 +152,7 @@ impl ImageService {
         self.change(move |state| {
             let found = find(state, &name);
             let changes = match &found {
-                Ok(Some(id)) => vec![Change::Image(id.clone(), None)],
+                Ok(Some((id, _))) => vec![Change::Image(id.clone(), None)],
                 _ => Vec::new(),
             };
             (changes, found.map(|_| ()))
@@ -148,19 +167,26 @@ impl ImageService {
         self.store().usage()
     }
 
-    /// Layers, config and modules for a container.
+    /// Layers, config and modules for a container, of a variant that `scope` (see
+    /// [`Image::scope`]) stands for; without one, of any.
     ///
     /// # Errors
     /// If the image is gone or has no variant for what is wanted.
-    pub async fn prepare(&self, image_id: &ImageId, want: Want) -> Result<Prepared, PrepareError> {
+    pub async fn prepare(
+        &self,
+        image_id: &ImageId,
+        scope: Option<&str>,
+        want: Want,
+    ) -> Result<Prepared, PrepareError> {
         let state = self.store().index.state();
         let unknown = || PrepareError::Unknown(image_id.to_string());
         let record = state.images.get(&image_id.0).ok_or_else(unknown)?;
+        let variants = record.variants_of(scope);
         let variant =
-            choose(&record.variants, want).ok_or_else(|| no_variant(image_id, record, want))?;
+            choose(&variants, want).ok_or_else(|| no_variant(image_id, scope, record, want))?;
         let content = content_of(variant);
         Ok(Prepared {
-            image: image(&state, &image_id.0),
+            image: image(&state, &image_id.0, scope.map(str::to_owned)),
             lowers: variant
                 .layers
                 .iter()
@@ -189,39 +215,38 @@ impl ImageService {
         self.inner.compiler.file(self.store(), module).await
     }
 
-    /// Keeps the content of an image's variants of `kind` on disk for `owner` (a container
-    /// id), over restarts of the daemon, until [`ImageService::release`].
+    /// Keeps the content of these variants of images on disk for `owner` (a container
+    /// id), over restarts of the daemon, until [`ImageService::release`]. What the owner
+    /// held before is forgotten.
     ///
     /// # Errors
-    /// If the image is gone or the index cannot be written.
-    pub async fn hold(
-        &self,
-        owner: &str,
-        image_id: &ImageId,
-        kind: Kind,
-    ) -> Result<(), StoreError> {
-        let (owner, id) = (owner.to_owned(), image_id.0.clone());
+    /// If an image is gone or the index cannot be written.
+    pub async fn hold(&self, owner: &str, images: &[(ImageId, Kind)]) -> Result<(), StoreError> {
+        let (owner, images) = (owner.to_owned(), images.to_vec());
         self.change(move |state| {
-            let Some(record) = state.images.get(&id) else {
-                return (Vec::new(), Err(StoreError::UnknownImage(id.to_string())));
-            };
-            let variants = || {
-                record
-                    .variants
-                    .iter()
-                    .filter(|variant| variant.kind == kind)
-            };
+            let mut variants = Vec::new();
+            for (id, kind) in &images {
+                let Some(record) = state.images.get(&id.0) else {
+                    return (Vec::new(), Err(StoreError::UnknownImage(id.to_string())));
+                };
+                variants.extend(record.variants.iter().filter(|one| one.kind == *kind));
+            }
+            let modules = variants.iter().flat_map(|variant| &variant.modules);
             let hold = HoldRecord {
-                layers: variants()
+                layers: variants
+                    .iter()
                     .flat_map(|variant| variant.layers.iter().cloned())
                     .collect(),
-                modules: variants()
-                    .flat_map(|variant| variant.modules.iter().map(|module| module.digest.clone()))
-                    .collect(),
+                modules: modules.map(|module| module.digest.clone()).collect(),
             };
             (vec![Change::Hold(owner, Some(hold))], Ok(()))
         })
         .await?
+    }
+
+    /// The file that holds the bytes of a stored module, while that is held.
+    pub fn module_file(&self, module: &Digest) -> Option<std::path::PathBuf> {
+        self.store().module_path(module)
     }
 
     /// Ends a hold; an unknown owner is fine.
@@ -245,6 +270,16 @@ impl ImageService {
     /// Owners that hold something, to be compared with the containers that exist.
     pub fn holders(&self) -> Vec<String> {
         self.store().index.state().holds.keys().cloned().collect()
+    }
+
+    /// Pulls since the service was opened.
+    pub fn pulls(&self) -> Work {
+        self.inner.work.read()
+    }
+
+    /// Runs of the compiler since the service was opened.
+    pub fn compilations(&self) -> Work {
+        self.inner.compiler.work.read()
     }
 
     fn store(&self) -> &Arc<Store> {
@@ -301,10 +336,13 @@ impl Prepared {
     }
 }
 
-fn find(state: &State, name: &str) -> Result<Option<Digest>, AmbiguousId> {
+/// The image, and the one of its names by which it was found.
+type Found = (Digest, Option<String>);
+
+fn find(state: &State, name: &str) -> Result<Option<Found>, AmbiguousId> {
     if is_hex64(name) || (name.starts_with("sha256:") && name.len() == 71) {
         let hex = name.trim_start_matches("sha256:");
-        return Ok(with_prefix(state, hex).pop());
+        return Ok(with_prefix(state, hex).pop().map(|id| (id, None)));
     }
     if let Ok(reference) = Reference::parse(name) {
         let full = reference.to_string();
@@ -313,7 +351,7 @@ fn find(state: &State, name: &str) -> Result<Option<Digest>, AmbiguousId> {
             Target::Digest(_) => record.digests.contains(&full),
         };
         if let Some((id, _)) = state.images.iter().find(|(_, record)| names(record)) {
-            return Ok(Some(id.clone()));
+            return Ok(Some((id.clone(), Some(full))));
         }
     }
     let mut ids = with_prefix(state, name);
@@ -323,7 +361,7 @@ fn find(state: &State, name: &str) -> Result<Option<Digest>, AmbiguousId> {
             count: ids.len(),
         });
     }
-    Ok(ids.pop())
+    Ok(ids.pop().map(|id| (id, None)))
 }
 
 fn with_prefix(state: &State, prefix: &str) -> Vec<Digest> {
@@ -352,17 +390,18 @@ fn in_repository(record: &ImageRecord, filter: &str) -> bool {
         || record.digests.iter().any(|digest| after(digest, '@'))
 }
 
-fn choose(variants: &[Variant], want: Want) -> Option<&Variant> {
+fn choose<'a>(variants: &[&'a Variant], want: Want) -> Option<&'a Variant> {
+    let mut variants = variants.iter().copied();
     match want {
-        Want::Any => variants.first(),
-        Want::Host => variants
-            .iter()
-            .find(|variant| !is_wasm_platform(&variant.platform) && !is_artifact(variant)),
+        Want::Any => variants.next(),
+        Want::Host => {
+            variants.find(|variant| !is_wasm_platform(&variant.platform) && !is_artifact(variant))
+        }
         Want::Wasm => variants
-            .iter()
+            .clone()
             .find(|variant| variant.kind == Kind::Wasm)
             // The command of the pod may name a module that the image's own does not.
-            .or_else(|| variants.iter().find(|variant| !variant.modules.is_empty())),
+            .or_else(|| variants.find(|variant| !variant.modules.is_empty())),
     }
 }
 
@@ -370,10 +409,11 @@ fn is_artifact(variant: &Variant) -> bool {
     variant.layers.is_empty() && !variant.modules.is_empty()
 }
 
-fn no_variant(id: &ImageId, record: &ImageRecord, want: Want) -> PrepareError {
-    let name = record.tags.iter().chain(&record.digests).next();
+fn no_variant(id: &ImageId, scope: Option<&str>, record: &ImageRecord, want: Want) -> PrepareError {
+    let any_name = || record.tags.iter().chain(&record.digests).next().cloned();
+    let name = scope.map(str::to_owned).or_else(any_name);
     let present: BTreeSet<&str> = record
-        .variants
+        .variants_of(scope)
         .iter()
         .map(|variant| variant.platform.as_str())
         .collect();
@@ -388,7 +428,7 @@ fn no_variant(id: &ImageId, record: &ImageRecord, want: Want) -> PrepareError {
         ),
     };
     PrepareError::NoVariant {
-        image: name.cloned().unwrap_or_else(|| id.to_string()),
+        image: name.unwrap_or_else(|| id.to_string()),
         wanted,
         present: present.into_iter().collect::<Vec<_>>().join(", "),
         hint,
@@ -400,9 +440,10 @@ fn content_of(variant: &Variant) -> BTreeSet<Digest> {
     variant.layers.iter().chain(modules).cloned().collect()
 }
 
-fn image(state: &State, id: &Digest) -> Image {
+fn image(state: &State, id: &Digest, scope: Option<String>) -> Image {
     let record = &state.images[id];
-    let first = record.variants.first();
+    let variants = record.variants_of(scope.as_deref());
+    let first = variants.first();
     Image {
         id: ImageId(id.clone()),
         repo_tags: record.tags.iter().cloned().collect(),
@@ -410,10 +451,11 @@ fn image(state: &State, id: &Digest) -> Image {
         size: size(state, record),
         user: first.and_then(|variant| user(&variant.process.user)),
         pinned: false,
-        kinds: record.variants.iter().map(|variant| variant.kind).collect(),
+        kinds: variants.iter().map(|variant| variant.kind).collect(),
         labels: first
             .map(|variant| variant.process.labels.clone())
             .unwrap_or_default(),
+        scope,
     }
 }
 
@@ -470,7 +512,10 @@ mod tests {
         is_send(|service, _| service.remove(""));
         is_send(|service, request| async move {
             let id = service.pull(request).await.map_err(|_| ())?;
-            let prepared = service.prepare(&id, Want::Any).await.map_err(|_| ())?;
+            let prepared = service
+                .prepare(&id, None, Want::Any)
+                .await
+                .map_err(|_| ())?;
             service.hold("", &id, prepared.kind).await.map_err(|_| ())?;
             service.release("").await.map_err(|_| ())?;
             let code = service.code(&id.0).await.map_err(|_| ())?;
@@ -497,8 +542,7 @@ mod tests {
         let record = |tag: &str, manifest: &[u8]| ImageRecord {
             tags: BTreeSet::from([format!("docker.io/library/{tag}")]),
             digests: BTreeSet::from([format!("docker.io/library/app@{}", Digest::of(manifest))]),
-            documents: BTreeSet::new(),
-            variants: Vec::new(),
+            ..ImageRecord::default()
         };
         let mut state = State::default();
         state
@@ -519,7 +563,8 @@ mod tests {
             ("", None),
             ("sha256:", None),
         ] {
-            assert_eq!(find(&state, name).unwrap().as_ref(), expected, "{name}");
+            let found = find(&state, name).unwrap().map(|(id, _)| id);
+            assert_eq!(found.as_ref(), expected, "{name}");
         }
         for seed in 0..40u8 {
             state

@@ -4,6 +4,7 @@
 
 pub mod container_state;
 mod cpu_rate;
+pub mod detail;
 pub mod error;
 pub mod fault;
 pub mod host;

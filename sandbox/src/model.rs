@@ -43,6 +43,9 @@ pub struct PodSpec {
     pub sysctls: Map,
     /// Which namespaces the pod has of its own.
     pub namespaces: NamespaceModes,
+    /// Its own user namespace; `None` is the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_namespace: Option<IdMap>,
     /// Containers may be privileged.
     pub privileged: bool,
     /// Informational sum, echoed.
@@ -84,6 +87,24 @@ pub struct NamespaceModes {
     pub ipc: Scope,
     /// Process ids.
     pub pid: PidMode,
+}
+
+/// Whom the ids of a user namespace stand for on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// User ids.
+    pub uids: IdRange,
+    /// Group ids.
+    pub gids: IdRange,
+}
+
+/// The ids from 0 on, `length` of them: id n stands for `host + n`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The node's id that 0 stands for.
+    pub host: u32,
+    /// How many, at least 1. `host + length` is an id too.
+    pub length: u32,
 }
 
 /// Own by the pod, or the node's.
@@ -139,6 +160,9 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Devices of the host.
     pub devices: Vec<Device>,
+    /// What CDI devices bring.
+    #[serde(default, skip_serializing_if = "Edits::is_empty")]
+    pub edits: Edits,
     /// Limits.
     pub resources: Resources,
     /// All capabilities, all devices, nothing masked.
@@ -219,8 +243,11 @@ pub enum Seccomp {
 pub struct Mount {
     /// Where the container sees it.
     pub container_path: String,
-    /// What of the host; created as a directory when missing.
+    /// What of the host; created as a directory when missing. Empty for an image.
     pub host_path: PathBuf,
+    /// The files of an image instead, always read-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageVolume>,
     /// Read-only.
     pub readonly: bool,
     /// Read-only with everything below; needs `readonly` and private propagation.
@@ -229,6 +256,25 @@ pub struct Mount {
     pub propagation: Propagation,
     /// Ask for SELinux relabelling.
     pub selinux_relabel: bool,
+    /// Ids of its files: what the node has as n, the container sees as n. `None`: the
+    /// container sees files of ids that its user namespace lacks as nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<IdMap>,
+}
+
+/// An image as a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// ImageSpec.image as asked.
+    pub image: String,
+    /// ImageSpec.user_specified_image as asked.
+    pub user_specified: String,
+    /// What of it, "" is all.
+    pub sub_path: String,
+    /// Layer directories, lowest first; none for an artifact.
+    pub lowers: Vec<PathBuf>,
+    /// Files of an artifact: the name that the container sees, and where the file is.
+    pub files: Vec<(String, PathBuf)>,
 }
 
 /// Mount propagation.
@@ -253,6 +299,79 @@ pub struct Device {
     pub host_path: PathBuf,
     /// Of "rwm".
     pub permissions: String,
+}
+
+/// What CDI devices bring besides environment and groups, which stand in the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Edits {
+    /// Device nodes.
+    pub nodes: Vec<DeviceNode>,
+    /// Mounts of the host's files, as runc's config has them.
+    pub mounts: Vec<EditMount>,
+    /// By the name of the moment at which runc runs them.
+    pub hooks: BTreeMap<String, Vec<Hook>>,
+}
+
+impl Edits {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A device node that is made in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Path in the container.
+    pub path: String,
+    /// `b`, `c`, `u` or `p`.
+    pub kind: String,
+    /// Its number; 0 of a pipe.
+    pub major: i64,
+    /// Its number; 0 of a pipe.
+    pub minor: i64,
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Of "rwm", for the device cgroup.
+    pub permissions: String,
+}
+
+/// A mount that is no volume of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EditMount {
+    /// Where the container sees it.
+    pub container_path: String,
+    /// What of the host, or what its type takes.
+    pub host_path: String,
+    /// File system, or `bind`.
+    pub kind: String,
+    /// Mount options.
+    pub options: Vec<String>,
+}
+
+impl EditMount {
+    /// Whether it shows what the host has, and not a file system of its own.
+    pub fn is_bind(&self) -> bool {
+        self.kind == "bind" || self.kind == "none"
+    }
+}
+
+/// A program of the host that runc runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Absolute path.
+    pub path: String,
+    /// Its arguments, the first is its name.
+    pub args: Vec<String>,
+    /// Its environment.
+    pub env: Vec<String>,
+    /// Seconds.
+    pub timeout: Option<i64>,
 }
 
 /// Resource limits; `None`, 0 or "" = unset (kubelet sends zeros).
@@ -294,4 +413,14 @@ pub enum EngineSpec {
     },
     /// The runc binary.
     Runc,
+}
+
+impl EngineSpec {
+    /// What people call it: `wasmtime`, …, `runc`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Wasm { engine, .. } => engine,
+            Self::Runc => "runc",
+        }
+    }
 }

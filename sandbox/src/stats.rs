@@ -11,11 +11,12 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cpu_rate::CpuRate;
+use crate::detail::{self, Pressures};
 use crate::error::{Error, Result};
 use crate::host::cgroup::{CgroupUsage, Leaf};
 
 /// Usage of one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ContainerStats {
     /// When it was read, nanoseconds since the epoch.
     pub timestamp: i64,
@@ -25,10 +26,12 @@ pub struct ContainerStats {
     pub cpu_rate: Option<u64>,
     /// Files that it wrote into its root.
     pub writable_layer: LayerUsage,
+    /// How long it waited.
+    pub pressures: Pressures,
 }
 
 /// Usage of a pod and its network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PodStats {
     /// When it was read, nanoseconds since the epoch.
     pub timestamp: i64,
@@ -37,6 +40,8 @@ pub struct PodStats {
     pub cgroup: CgroupUsage,
     /// As for a container.
     pub cpu_rate: Option<u64>,
+    /// How long the processes of its own cgroup waited, if it has one.
+    pub pressures: Pressures,
     /// Every interface with its counters; empty with the node's network.
     pub network: Vec<InterfaceCounters>,
 }
@@ -89,6 +94,7 @@ pub(crate) fn container(leaf: &Leaf, rate: &CpuRate, layer: &Layer) -> Result<Co
         cpu_rate: rate.look(cgroup.cpu_usage_ns),
         cgroup,
         writable_layer: layer.usage()?,
+        pressures: detail::pressures(&leaf.dirs()),
     })
 }
 
@@ -126,16 +132,25 @@ pub(crate) fn pod(
         timestamp: now(),
         cpu_rate: rate.look(cgroup.cpu_usage_ns),
         cgroup,
+        pressures: own.map_or_else(Pressures::default, |own| detail::pressures(&own.dirs())),
         network,
     })
 }
 
-/// The parent that the kubelet made for this pod alone, as parent and name. Others than
-/// the kubelet give many pods one parent.
-pub(crate) fn own_group<'a>(cgroup_parent: &'a str, pod_uid: &str) -> Option<(&'a str, &'a str)> {
-    let (parent, name) = cgroup_parent.trim_end_matches('/').rsplit_once('/')?;
-    let own = !pod_uid.is_empty() && name.strip_prefix("pod") == Some(pod_uid);
-    own.then_some((parent, name))
+/// Whether the kubelet made a parent for this pod alone. Others than the kubelet give many
+/// pods one parent.
+pub(crate) fn is_own_group(cgroup_parent: &str, pod_uid: &str) -> bool {
+    let name = cgroup_parent.trim_end_matches('/').rsplit('/').next();
+    let name = name.unwrap_or_default();
+    // In the name of a slice a dash means a level, so the kubelet writes another character.
+    let (name, uid) = match name.strip_suffix(".slice") {
+        Some(slice) => (
+            slice.rsplit('-').next().unwrap_or_default(),
+            pod_uid.replace('-', "_"),
+        ),
+        None => (name, pod_uid.to_owned()),
+    };
+    !uid.is_empty() && name.strip_prefix("pod") == Some(&uid)
 }
 
 fn now() -> i64 {
@@ -265,18 +280,18 @@ mod tests {
     #[test]
     fn only_a_parent_with_the_pods_uid_is_the_pods_own() {
         for (parent, uid, expected) in [
-            (
-                "/kubepods/burstable/pod12-3",
-                "12-3",
-                Some(("/kubepods/burstable", "pod12-3")),
-            ),
-            ("/kubepods/pod12-3/", "12-3", Some(("/kubepods", "pod12-3"))),
-            ("/kubepods/pod12-3", "12", None),
-            ("/kubepods/pod", "", None),
-            ("/k8s.io", "12-3", None),
-            ("pod12-3", "12-3", None),
+            ("/kubepods/burstable/pod12-3", "12-3", true),
+            ("/kubepods/pod12-3/", "12-3", true),
+            ("/kubepods/pod12-3", "12", false),
+            ("/kubepods/pod", "", false),
+            ("/k8s.io", "12-3", false),
+            ("kubepods-burstable-pod12_3.slice", "12-3", true),
+            ("/kubepods.slice/kubepods-pod12_3.slice", "12-3", true),
+            ("kubepods-pod12_3.slice", "3", false),
+            ("kubepods-pod.slice", "", false),
+            ("criw.slice", "12-3", false),
         ] {
-            assert_eq!(own_group(parent, uid), expected, "{parent}");
+            assert_eq!(is_own_group(parent, uid), expected, "{parent}");
         }
     }
 

@@ -32,6 +32,7 @@ files_and_modes() {
 755 ./usr/libexec/criw/criw-init
 755 ./usr/libexec/criw/criw-shim-runc
 755 ./usr/libexec/criw/criw-shim-wasmtime
+644 ./usr/libexec/criw/criw-toolbox.wasm
 644 ./usr/share/doc/criw/config.toml
 644 ./usr/share/doc/criw/copyright
 644 ./usr/share/man/man8/criw.8.gz

@@ -18,6 +18,9 @@ pub enum Network {
     MissingPlugin,
 }
 
+/// Where the daemon tells Prometheus; each machine has a network namespace of its own.
+pub const METRICS: &str = "127.0.0.1:9750";
+
 /// Directory of the real plugins.
 const PLUGINS: &str = "/usr/lib/cni";
 
@@ -32,13 +35,14 @@ pub fn write(world: &World, network: Network) -> Result<()> {
         ),
     };
     let text = format!(
-        "socket = \"{}\"\nroot = \"{}\"\nstate = \"{}\"\nlibexec = \"{}\"\n\n{network_text}\n[cgroup]\nparent = \"{}/own\"\n\n[registry]\nhosts_dir = \"{}\"\n\n[log]\nlevel = \"info,criw_server=debug,criw_sandbox=debug,criw_net=debug,criw_image_service=debug\"\n",
+        "socket = \"{}\"\nroot = \"{}\"\nstate = \"{}\"\nlibexec = \"{}\"\n\n{network_text}\n[cgroup]\ndriver = \"cgroupfs\"\nparent = \"{}/own\"\n\n[registry]\nhosts_dir = \"{}\"\n\n[cdi]\ndirs = [\"{cdi}/etc\", \"{cdi}/run\"]\n\n[metrics]\naddress = \"{METRICS}\"\n\n[log]\nlevel = \"info,criw_server=debug,criw_sandbox=debug,criw_net=debug,criw_image_service=debug\"\n",
         world.path("s").display(),
         dir("root")?,
         dir("run")?,
         binaries::libexec()?.display(),
         world.cgroup(),
         dir("hosts.d")?,
+        cdi = world.path("cdi").display(),
     );
     let path = world.path("config.toml");
     std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;

@@ -58,6 +58,18 @@ pub fn argv(asked: Asked<'_>, image: Image<'_>) -> Result<Vec<String>, Invalid> 
     }
 }
 
+/// Puts `KEY=value` lines in the place of those with the same key, or at the end.
+pub fn set(env: &mut Vec<String>, lines: &[String]) {
+    for line in lines {
+        let key = line.split_once('=').map_or(line.as_str(), |(key, _)| key);
+        let same = |old: &&mut String| old.split_once('=').is_some_and(|(old, _)| old == key);
+        match env.iter_mut().find(same) {
+            Some(old) => old.clone_from(line),
+            None => env.push(line.clone()),
+        }
+    }
+}
+
 /// `KEY=value` lines where later ones win but keep the first one's place.
 pub fn env(
     defaults: &[(&str, &str)],

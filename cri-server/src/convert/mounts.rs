@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use criw_proto::v1 as cri;
-use criw_sandbox::model::{Device, Mount, Propagation};
+use criw_sandbox::model::{Device, IdMap, ImageVolume, Mount, Propagation};
 
+use super::pod::{id_map, id_mapping};
 use crate::error::{Invalid, invalid};
 
 /// Converts in the order asked; the texts begin with the sentinels that the kubelet knows.
@@ -18,9 +19,11 @@ pub fn mounts(asked: &[cri::Mount], recursive_read_only: bool) -> Result<Vec<Mou
 fn mount(asked: &cri::Mount, recursive_read_only: bool) -> Result<Mount, Invalid> {
     let place = &asked.container_path;
     if let Some(image) = &asked.image {
+        return image_mount(asked, image);
+    }
+    if !asked.image_sub_path.is_empty() {
         return invalid(format!(
-            "ImageVolumeMountFailed: image {:?} at {place:?}: this version cannot mount images as volumes",
-            image.image
+            "mount at {place:?} has an image sub path, but no image"
         ));
     }
     if !place.starts_with('/') {
@@ -35,11 +38,12 @@ fn mount(asked: &cri::Mount, recursive_read_only: bool) -> Result<Mount, Invalid
     if place.contains('\0') || asked.host_path.contains('\0') {
         return invalid(format!("mount at {place:?} contains a NUL byte"));
     }
-    if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
-        return invalid(format!(
-            "mount at {place:?} has id mappings, but user namespaces are not supported yet"
-        ));
-    }
+    let id_map = if asked.uid_mappings.is_empty() && asked.gid_mappings.is_empty() {
+        None
+    } else {
+        let what = format!("mount at {place:?}");
+        Some(id_map(&what, &asked.uid_mappings, &asked.gid_mappings)?)
+    };
     let propagation = match cri::MountPropagation::try_from(asked.propagation) {
         Ok(cri::MountPropagation::PropagationPrivate) => Propagation::Private,
         Ok(cri::MountPropagation::PropagationHostToContainer) => Propagation::HostToContainer,
@@ -75,7 +79,80 @@ fn mount(asked: &cri::Mount, recursive_read_only: bool) -> Result<Mount, Invalid
         recursive_read_only: asked.recursive_read_only,
         propagation,
         selinux_relabel: asked.selinux_relabel,
+        id_map,
+        image: None,
     })
+}
+
+/// A mount of an image; its layers are found later. `readonly` need not be asked for, and
+/// id mappings are those of the pod in any case.
+fn image_mount(asked: &cri::Mount, image: &cri::ImageSpec) -> Result<Mount, Invalid> {
+    let place = &asked.container_path;
+    let refuse = |why: &str| {
+        invalid(format!(
+            "ImageVolumeMountFailed: image {:?} at {place:?}: {why}",
+            image.image
+        ))
+    };
+    if !place.starts_with('/') || place.contains('\0') {
+        return refuse("the mount point is not an absolute path");
+    }
+    if image.image.is_empty() {
+        return refuse("the image has no name");
+    }
+    if !asked.host_path.is_empty() {
+        return refuse("it has a host path too: a mount has one source");
+    }
+    if asked.propagation != cri::MountPropagation::PropagationPrivate as i32 {
+        return refuse("only private propagation is possible");
+    }
+    let inside = std::path::Path::new(&asked.image_sub_path)
+        .components()
+        .all(|part| !matches!(part, std::path::Component::ParentDir));
+    if !inside || asked.image_sub_path.contains('\0') {
+        return refuse("the sub path does not stay in the image");
+    }
+    let mapped = !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty();
+    Ok(Mount {
+        container_path: place.clone(),
+        readonly: asked.readonly,
+        recursive_read_only: asked.recursive_read_only,
+        selinux_relabel: asked.selinux_relabel,
+        id_map: if mapped {
+            Some(id_map(
+                &format!("mount at {place:?}"),
+                &asked.uid_mappings,
+                &asked.gid_mappings,
+            )?)
+        } else {
+            None
+        },
+        image: Some(ImageVolume {
+            image: image.image.clone(),
+            user_specified: image.user_specified_image.clone(),
+            sub_path: asked.image_sub_path.clone(),
+            ..ImageVolume::default()
+        }),
+        ..Mount::default()
+    })
+}
+
+/// What of these mounts is not possible with the user namespace of their pod.
+pub fn check_users(mounts: &[Mount], pod: Option<IdMap>) -> Result<(), Invalid> {
+    for mount in mounts {
+        let place = &mount.container_path;
+        if mount.id_map.is_some() && mount.id_map != pod {
+            return invalid(format!(
+                "mount at {place:?} has id mappings that are not those of the pod's user namespace"
+            ));
+        }
+        if pod.is_some() && mount.propagation == Propagation::Bidirectional {
+            return invalid(format!(
+                "mount at {place:?}: bidirectional propagation is not possible in a pod with a user namespace (hostUsers: false): what is mounted there never reaches the node"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Exactly what was asked, for status.
@@ -91,18 +168,27 @@ pub fn mount_status(mount: &Mount) -> cri::Mount {
             Propagation::HostToContainer => cri::MountPropagation::PropagationHostToContainer,
             Propagation::Bidirectional => cri::MountPropagation::PropagationBidirectional,
         } as i32,
-        ..cri::Mount::default()
+        uid_mappings: mount
+            .id_map
+            .map_or_else(Vec::new, |ids| id_mapping(ids.uids)),
+        gid_mappings: mount
+            .id_map
+            .map_or_else(Vec::new, |ids| id_mapping(ids.gids)),
+        image: mount.image.as_ref().map(|volume| cri::ImageSpec {
+            image: volume.image.clone(),
+            user_specified_image: volume.user_specified.clone(),
+            ..cri::ImageSpec::default()
+        }),
+        image_sub_path: mount
+            .image
+            .as_ref()
+            .map(|volume| volume.sub_path.clone())
+            .unwrap_or_default(),
     }
 }
 
-/// Devices of the host; CDI names are refused.
-pub fn devices(asked: &[cri::Device], cdi: &[cri::CdiDevice]) -> Result<Vec<Device>, Invalid> {
-    if let Some(device) = cdi.first() {
-        return invalid(format!(
-            "CDI device {:?}: this version does not resolve CDI devices",
-            device.name
-        ));
-    }
+/// Devices of the host.
+pub fn devices(asked: &[cri::Device]) -> Result<Vec<Device>, Invalid> {
     asked
         .iter()
         .map(|device| {
@@ -163,6 +249,12 @@ mod tests {
                 readonly: true,
                 ..plain()
             },
+            cri::Mount {
+                uid_mappings: vec![mapping(0)],
+                gid_mappings: vec![mapping(0)],
+                ..plain()
+            },
+            of_image(),
         ];
         let back: Vec<_> = mounts(&good, true)
             .unwrap()
@@ -172,13 +264,58 @@ mod tests {
         assert_eq!(back, good);
     }
 
+    fn of_image() -> cri::Mount {
+        cri::Mount {
+            container_path: "/data".into(),
+            readonly: true,
+            image: Some(cri::ImageSpec {
+                image: "sha256:1".into(),
+                user_specified_image: "r/data:1".into(),
+                ..Default::default()
+            }),
+            image_sub_path: "share".into(),
+            ..cri::Mount::default()
+        }
+    }
+
+    fn mapping(container_id: u32) -> cri::IdMapping {
+        cri::IdMapping {
+            host_id: 100_000,
+            container_id,
+            length: 65536,
+        }
+    }
+
+    #[test]
+    fn a_volume_has_the_ids_of_its_pod_or_none() {
+        let lent = cri::Mount {
+            uid_mappings: vec![mapping(0)],
+            gid_mappings: vec![mapping(0)],
+            ..plain()
+        };
+        let shared = cri::Mount {
+            propagation: 2,
+            ..plain()
+        };
+        let both = mounts(&[plain(), lent], true).unwrap();
+        let ids = both[1].id_map;
+        assert!(ids.is_some());
+        let mut other = ids;
+        other.as_mut().unwrap().uids.host = 1;
+        let shared = mounts(&[shared], true).unwrap();
+        for (mounts, pod, good) in [
+            (&both, ids, true),
+            (&both, other, false),
+            (&both, None, false),
+            (&shared, None, true),
+            (&shared, ids, false),
+        ] {
+            assert_eq!(check_users(mounts, pod).is_ok(), good, "{mounts:?} {pod:?}");
+        }
+    }
+
     #[test]
     fn bad_mounts_say_why() {
-        let mapping = cri::IdMapping {
-            host_id: 1,
-            container_id: 0,
-            length: 1,
-        };
         for (mount, start) in [
             (
                 cri::Mount {
@@ -187,6 +324,34 @@ mod tests {
                     ..plain()
                 },
                 "ImageVolumeMountFailed",
+            ),
+            (
+                cri::Mount {
+                    host_path: "/srv".into(),
+                    ..of_image()
+                },
+                "ImageVolumeMountFailed",
+            ),
+            (
+                cri::Mount {
+                    propagation: 1,
+                    ..of_image()
+                },
+                "ImageVolumeMountFailed",
+            ),
+            (
+                cri::Mount {
+                    image_sub_path: "a/../../b".into(),
+                    ..of_image()
+                },
+                "ImageVolumeMountFailed",
+            ),
+            (
+                cri::Mount {
+                    image_sub_path: "a".into(),
+                    ..plain()
+                },
+                "mount at",
             ),
             (
                 cri::Mount {
@@ -204,7 +369,15 @@ mod tests {
             ),
             (
                 cri::Mount {
-                    uid_mappings: vec![mapping],
+                    uid_mappings: vec![mapping(0)],
+                    ..plain()
+                },
+                "mount at",
+            ),
+            (
+                cri::Mount {
+                    uid_mappings: vec![mapping(1)],
+                    gid_mappings: vec![mapping(1)],
                     ..plain()
                 },
                 "mount at",
@@ -246,23 +419,18 @@ mod tests {
     }
 
     #[test]
-    fn devices_default_to_rwm_and_cdi_is_refused() {
+    fn devices_default_to_rwm() {
         let device = |host: &str, permissions: &str| cri::Device {
             container_path: "/dev/x".into(),
             host_path: host.into(),
             permissions: permissions.into(),
         };
-        let got = devices(&[device("/dev/null", ""), device("/dev/zero", "r")], &[]).unwrap();
+        let got = devices(&[device("/dev/null", ""), device("/dev/zero", "r")]).unwrap();
         assert_eq!(
             (got[0].permissions.as_str(), got[1].permissions.as_str()),
             ("rwm", "r")
         );
-        assert!(devices(&[device("/dev/null", "x")], &[]).is_err());
-        assert!(devices(&[device("null", "r")], &[]).is_err());
-        let cdi = cri::CdiDevice {
-            name: "vendor.com/gpu=0".into(),
-        };
-        let error = devices(&[], &[cdi]).unwrap_err();
-        assert!(error.0.contains("vendor.com/gpu=0"), "{error}");
+        assert!(devices(&[device("/dev/null", "x")]).is_err());
+        assert!(devices(&[device("null", "r")]).is_err());
     }
 }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use criw_proto::v1 as cri;
 use criw_sandbox::ContainerId;
-use criw_sandbox::model::{Dns, NamespaceModes, PidMode, PodSpec, PortMapping, Scope};
+use criw_sandbox::model::{
+    Dns, IdMap, IdRange, NamespaceModes, PidMode, PodSpec, PortMapping, Scope,
+};
 
 use super::resources::resources;
 use crate::error::{Invalid, invalid};
@@ -26,6 +28,15 @@ pub fn pod(config: &cri::PodSandboxConfig, handler: &str) -> Result<PodSpec, Inv
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
     let namespaces = pod_namespaces(security.namespace_options.as_ref())?;
+    let user_namespace = user_namespace(
+        security
+            .namespace_options
+            .as_ref()
+            .and_then(|options| options.userns_options.as_ref()),
+    )?;
+    if user_namespace.is_some() {
+        own_with_users(&namespaces)?;
+    }
     if config.hostname.is_empty() && namespaces.network == Scope::Pod {
         // crictl's shortest examples leave it out; a pod is then named like itself.
         tracing::debug!(pod = %metadata.name, "no hostname given, the pod's name is used");
@@ -67,6 +78,7 @@ pub fn pod(config: &cri::PodSandboxConfig, handler: &str) -> Result<PodSpec, Inv
         cgroup_parent: (!linux.cgroup_parent.is_empty()).then_some(linux.cgroup_parent),
         sysctls: linux.sysctls.into_iter().collect(),
         namespaces,
+        user_namespace,
         privileged: security.privileged,
         resources: linux.resources.as_ref().map(resources).transpose()?,
         overhead: linux.overhead.as_ref().map(resources).transpose()?,
@@ -121,13 +133,6 @@ fn port(asked: &cri::PortMapping) -> Result<PortMapping, Invalid> {
 /// No options at all mean POD for everything: the zero value.
 fn pod_namespaces(options: Option<&cri::NamespaceOption>) -> Result<NamespaceModes, Invalid> {
     let options = options.cloned().unwrap_or_default();
-    if let Some(userns) = &options.userns_options
-        && userns.mode != cri::NamespaceMode::Node as i32
-        // The zero value of the message says POD without meaning it.
-        && *userns != cri::UserNamespace::default()
-    {
-        return invalid("user namespaces (hostUsers: false) are not supported yet");
-    }
     Ok(NamespaceModes {
         network: scope("network", options.network)?,
         ipc: scope("ipc", options.ipc)?,
@@ -140,6 +145,85 @@ fn pod_namespaces(options: Option<&cri::NamespaceOption>) -> Result<NamespaceMod
             }
         },
     })
+}
+
+/// The user namespace of a pod or container; `None` is the node's.
+pub fn user_namespace(asked: Option<&cri::UserNamespace>) -> Result<Option<IdMap>, Invalid> {
+    // The zero value of the message says POD without meaning it.
+    let Some(asked) = asked.filter(|asked| **asked != cri::UserNamespace::default()) else {
+        return Ok(None);
+    };
+    match mode("user", asked.mode)? {
+        cri::NamespaceMode::Node => Ok(None),
+        cri::NamespaceMode::Pod => id_map("the user namespace", &asked.uids, &asked.gids).map(Some),
+        other => invalid(format!(
+            "user namespace mode {} is not possible, only POD and NODE",
+            other.as_str_name()
+        )),
+    }
+}
+
+/// The maps of a user namespace or of a volume in one: one range each, from id 0 on.
+pub fn id_map(
+    what: &str,
+    uids: &[cri::IdMapping],
+    gids: &[cri::IdMapping],
+) -> Result<IdMap, Invalid> {
+    let range = |kind: &str, asked: &[cri::IdMapping]| {
+        let [asked] = asked else {
+            return invalid(format!(
+                "{what} has {} {kind} mappings; exactly one is possible",
+                asked.len()
+            ));
+        };
+        if asked.container_id != 0 {
+            return invalid(format!(
+                "{what} does not map the {kind} 0 of the container (its mapping begins at {})",
+                asked.container_id
+            ));
+        }
+        let end = asked.host_id.checked_add(asked.length);
+        if asked.length == 0 || end.is_none() {
+            return invalid(format!(
+                "{what} maps {} {kind}s from {} of the node on, which are not ids",
+                asked.length, asked.host_id
+            ));
+        }
+        Ok(IdRange {
+            host: asked.host_id,
+            length: asked.length,
+        })
+    };
+    Ok(IdMap {
+        uids: range("user id", uids)?,
+        gids: range("group id", gids)?,
+    })
+}
+
+/// For status.
+pub fn id_mapping(range: IdRange) -> Vec<cri::IdMapping> {
+    vec![cri::IdMapping {
+        host_id: range.host,
+        container_id: 0,
+        length: range.length,
+    }]
+}
+
+/// Namespaces of the node do not belong to the users of a pod's: they could not even
+/// mount a sysfs or procfs there.
+fn own_with_users(modes: &NamespaceModes) -> Result<(), Invalid> {
+    for (what, of_node) in [
+        ("network", modes.network == Scope::Node),
+        ("ipc", modes.ipc == Scope::Node),
+        ("pid", modes.pid == PidMode::Node),
+    ] {
+        if of_node {
+            return invalid(format!(
+                "a pod with a user namespace of its own (hostUsers: false) cannot use the node's {what} namespace"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn mode(what: &str, value: i32) -> Result<cri::NamespaceMode, Invalid> {
@@ -191,7 +275,7 @@ pub fn container_pid(
 }
 
 /// For status: the options as they were asked.
-pub fn namespace_options(modes: &NamespaceModes) -> cri::NamespaceOption {
+pub fn namespace_options(modes: &NamespaceModes, users: Option<IdMap>) -> cri::NamespaceOption {
     let scope = |scope: Scope| match scope {
         Scope::Pod => cri::NamespaceMode::Pod,
         Scope::Node => cri::NamespaceMode::Node,
@@ -208,10 +292,17 @@ pub fn namespace_options(modes: &NamespaceModes) -> cri::NamespaceOption {
         ipc: scope(modes.ipc),
         pid: pid as i32,
         target_id,
-        // The only mode that is accepted, and what the kubelet always sends.
-        userns_options: Some(cri::UserNamespace {
-            mode: cri::NamespaceMode::Node as i32,
-            ..cri::UserNamespace::default()
+        userns_options: Some(match users {
+            // What the kubelet sends for every other pod.
+            None => cri::UserNamespace {
+                mode: cri::NamespaceMode::Node as i32,
+                ..cri::UserNamespace::default()
+            },
+            Some(ids) => cri::UserNamespace {
+                mode: cri::NamespaceMode::Pod as i32,
+                uids: id_mapping(ids.uids),
+                gids: id_mapping(ids.gids),
+            },
         }),
     }
 }
@@ -307,7 +398,7 @@ mod tests {
         assert_eq!(spec.cgroup_parent.as_deref(), Some("/kubepods/podu1"));
         assert_eq!(spec.ports[0].protocol, "udp");
         assert_eq!(spec.labels["a"], "b");
-        let options = namespace_options(&spec.namespaces);
+        let options = namespace_options(&spec.namespaces, spec.user_namespace);
         assert_eq!((options.network, options.ipc, options.pid), (2, 2, 1));
     }
 
@@ -320,11 +411,6 @@ mod tests {
         let port = |port: cri::PortMapping| cri::PodSandboxConfig {
             port_mappings: vec![port],
             ..config()
-        };
-        let mapping = cri::IdMapping {
-            host_id: 100_000,
-            container_id: 0,
-            length: 65536,
         };
         for (asked, word) in [
             (no_metadata, "metadata"),
@@ -348,17 +434,6 @@ mod tests {
                     ..Default::default()
                 }),
                 "target",
-            ),
-            (
-                with_options(cri::NamespaceOption {
-                    userns_options: Some(cri::UserNamespace {
-                        mode: 0,
-                        uids: vec![mapping],
-                        gids: vec![mapping],
-                    }),
-                    ..Default::default()
-                }),
-                "user namespaces",
             ),
             (
                 port(cri::PortMapping {
@@ -397,6 +472,58 @@ mod tests {
             ),
         ] {
             let error = pod(&asked, "").unwrap_err();
+            assert!(error.0.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn user_namespaces_of_pods() {
+        let map = |container_id, host_id, length| cri::IdMapping {
+            host_id,
+            container_id,
+            length,
+        };
+        let users = |mode, uids: &[cri::IdMapping], gids: &[cri::IdMapping]| {
+            Some(cri::UserNamespace {
+                mode,
+                uids: uids.to_vec(),
+                gids: gids.to_vec(),
+            })
+        };
+        let good = [map(0, 100_000, 65536)];
+        let two = [map(0, 100_000, 1000), map(1000, 5, 1)];
+        let request = |change: fn(&mut cri::NamespaceOption), users| {
+            let mut options = cri::NamespaceOption {
+                pid: 1,
+                userns_options: users,
+                ..Default::default()
+            };
+            change(&mut options);
+            pod(&with_options(options), "")
+        };
+        let node = request(|_| {}, users(2, &[], &[])).unwrap();
+        assert_eq!(node.user_namespace, None);
+        let asked = users(0, &good, &[map(0, 7, 70_000)]);
+        let spec = request(|_| {}, asked.clone()).unwrap();
+        assert_eq!(spec.user_namespace.unwrap().uids.host, 100_000);
+        let options = namespace_options(&spec.namespaces, spec.user_namespace);
+        assert_eq!(options.userns_options, asked);
+        type Change = fn(&mut cri::NamespaceOption);
+        let same: Change = |_| {};
+        for (change, users, word) in [
+            (same, users(1, &good, &good), "CONTAINER"),
+            (same, users(3, &good, &good), "TARGET"),
+            (same, users(9, &good, &good), "no value"),
+            (same, users(0, &two, &good), "2 user id mappings"),
+            (same, users(0, &good, &[]), "0 group id mappings"),
+            (same, users(0, &[map(1, 5, 9)], &good), "user id 0"),
+            (same, users(0, &[map(0, 5, 0)], &good), "not ids"),
+            (same, users(0, &good, &[map(0, u32::MAX, 2)]), "not ids"),
+            (|o| o.network = 2, users(0, &good, &good), "node's network"),
+            (|o| o.ipc = 2, users(0, &good, &good), "node's ipc"),
+            (|o| o.pid = 2, users(0, &good, &good), "node's pid"),
+        ] {
+            let error = request(change, users).unwrap_err();
             assert!(error.0.contains(word), "{error}");
         }
     }

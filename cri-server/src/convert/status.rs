@@ -69,7 +69,10 @@ pub fn pod_status(pod: &PodView) -> cri::PodSandboxStatus {
         }),
         linux: Some(cri::LinuxPodSandboxStatus {
             namespaces: Some(cri::Namespace {
-                options: Some(namespace_options(&pod.spec.namespaces)),
+                options: Some(namespace_options(
+                    &pod.spec.namespaces,
+                    pod.spec.user_namespace,
+                )),
             }),
         }),
         labels: labels_map(&pod.spec.labels),
@@ -129,6 +132,11 @@ pub fn container_status(container: &ContainerView) -> cri::ContainerStatus {
     let (started_at, exit) = match &container.state {
         ContainerState::Creating | ContainerState::Created { .. } => (0, None),
         ContainerState::Running { started_at, .. } => (*started_at, None),
+        // What failed to start never began: that would be shown as "Started: 1970".
+        ContainerState::Exited {
+            started_at: 0,
+            exit,
+        } => (exit.finished_at, Some(exit)),
         ContainerState::Exited { started_at, exit } => (*started_at, Some(exit)),
     };
     cri::ContainerStatus {
@@ -300,6 +308,7 @@ mod tests {
                     ipc: Scope::Pod,
                     pid: PidMode::Container,
                 },
+                user_namespace: None,
                 privileged: false,
                 resources: None,
                 overhead: None,
@@ -347,6 +356,7 @@ mod tests {
                     ..Mount::default()
                 }],
                 devices: Vec::new(),
+                edits: Default::default(),
                 resources: Resources::default(),
                 privileged: false,
                 readonly_rootfs: false,

@@ -1,6 +1,10 @@
 //! Who a container runs as: numbers out of the security context, the image's
 //! `User` and its /etc/passwd and /etc/group. Those files are hostile text.
 
+use criw_proto::v1 as cri;
+use criw_sandbox::model::IdMap;
+
+use super::pod::user_namespace;
 use crate::error::{Invalid, invalid};
 
 /// What the pod asks for.
@@ -87,6 +91,54 @@ pub fn resolve(asked: Asked<'_>, image: Image<'_>) -> Result<User, Invalid> {
             .map(|entry| entry.home.to_owned())
             .filter(|home| home.starts_with('/')),
     })
+}
+
+impl User {
+    /// Also a member of these groups.
+    pub fn with_groups(mut self, gids: &[u32]) -> Self {
+        for gid in gids {
+            if !self.groups.contains(gid) {
+                self.groups.push(*gid);
+            }
+        }
+        self
+    }
+
+    /// Whether the pod's user namespace knows all these ids.
+    pub fn check_mapped(&self, pod: Option<IdMap>) -> Result<(), Invalid> {
+        let Some(ids) = pod else {
+            return Ok(());
+        };
+        let refuse = |what: &str, id: u32, length: u32| {
+            invalid(format!(
+                "{what} {id} does not exist in the pod's user namespace, which has the ids 0 to {}",
+                length - 1
+            ))
+        };
+        if !ids.uids.has(self.uid) {
+            return refuse("user", self.uid, ids.uids.length);
+        }
+        match self.groups.iter().find(|gid| !ids.gids.has(**gid)) {
+            Some(gid) => refuse("group", *gid, ids.gids.length),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A container that says what user namespace it is in must say what its pod said.
+pub fn check_namespace(
+    asked: Option<&cri::NamespaceOption>,
+    pod: Option<IdMap>,
+) -> Result<(), Invalid> {
+    let asked = asked.and_then(|options| options.userns_options.as_ref());
+    // The zero value says nothing.
+    let said = asked.filter(|asked| **asked != cri::UserNamespace::default());
+    if said.is_some() && user_namespace(said)? != pod {
+        return invalid(
+            "the user namespace of the container is not that of its pod: containers share their pod's",
+        );
+    }
+    Ok(())
 }
 
 fn id(value: i64, what: &str) -> Result<u32, Invalid> {
@@ -307,5 +359,65 @@ mod tests {
             ..Image::default()
         };
         assert!(resolve(Asked::default(), image).is_err());
+    }
+
+    #[test]
+    fn ids_that_the_pods_user_namespace_lacks() {
+        use criw_sandbox::model::IdRange;
+        let range = |length| IdRange {
+            host: 100_000,
+            length,
+        };
+        let pod = Some(IdMap {
+            uids: range(1000),
+            gids: range(2000),
+        });
+        let user = |uid, gid| User {
+            uid,
+            gid,
+            groups: vec![gid],
+            home: None,
+        };
+        for (user, good) in [
+            (user(999, 1999), true),
+            (user(1000, 0), false),
+            (user(0, 2000), false),
+        ] {
+            assert_eq!(user.check_mapped(pod).is_ok(), good, "{user:?}");
+            assert!(user.check_mapped(None).is_ok());
+        }
+        let map = |host_id| {
+            vec![cri::IdMapping {
+                host_id,
+                container_id: 0,
+                length: 1000,
+            }]
+        };
+        let says = |mode, uids, gids| {
+            Some(cri::NamespaceOption {
+                userns_options: Some(cri::UserNamespace { mode, uids, gids }),
+                ..Default::default()
+            })
+        };
+        let same = Some(IdMap {
+            uids: range(1000),
+            gids: range(1000),
+        });
+        let node = says(2, vec![], vec![]);
+        for (asked, pod, good) in [
+            (None, same, true),
+            (says(0, vec![], vec![]), same, true),
+            (says(0, map(100_000), map(100_000)), same, true),
+            (says(0, map(100_000), map(5)), same, false),
+            (says(0, map(100_000), map(100_000)), None, false),
+            (node.clone(), None, true),
+            (node, same, false),
+        ] {
+            assert_eq!(
+                check_namespace(asked.as_ref(), pod).is_ok(),
+                good,
+                "{asked:?}"
+            );
+        }
     }
 }

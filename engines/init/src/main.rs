@@ -1,12 +1,19 @@
-//! Pid 1 of a pod whose containers share one PID namespace. It keeps the namespace
-//! alive, lets the kernel reap what is orphaned there, and does nothing else.
+//! A process that does nothing, for two places where one has to be.
 //!
-//! It exists once in every such pod for the pod's whole life, so it must cost some
-//! pages, not some hundred kilobytes: neither std nor libc (build.rs). With unwinding
-//! panics, as clippy and tests build, rustc insists on std: it is linked, not used.
-//! It ends by SIGKILL, and by a SIGTERM from outside of its namespace, which is what a
-//! machine sends to all that is left when it goes down; it would wait for us for 90 s.
-//! Everything in the namespace ends with it, so a SIGTERM from inside is not heard.
+//! Pid 1 of a pod whose containers share one PID namespace: it keeps the namespace
+//! alive and lets the kernel reap what is orphaned there. It ends by SIGKILL, and by a
+//! SIGTERM from outside of its namespace, which is what a machine sends to all that is
+//! left when it goes down; it would wait for us for 90 s. Everything in the namespace ends
+//! with it, so a SIGTERM from inside is not heard.
+//!
+//! `criw-init hold`: the holder of a scope of systemd, which goes, with its counters, when
+//! its last process does. It waits for a byte on its standard input and ends if the end comes
+//! instead: its daemon died, and nothing stays behind. With the byte it leaves its place to a
+//! child and ends, so that pid 1 of the machine reaps the holder and no daemon has to.
+//!
+//! Both exist for as long as a pod or a container, so they must cost some pages, not some
+//! hundred kilobytes: neither std nor libc (build.rs). With unwinding panics, as clippy and
+//! tests build, rustc insists on std: it is linked, not used.
 
 #![cfg_attr(panic = "abort", no_std)]
 #![no_main]
@@ -17,16 +24,21 @@
 
 use core::arch::{asm, naked_asm};
 
+const READ: usize = 0;
 const WRITE: usize = 1;
+const OPEN: usize = 2;
 const RT_SIGACTION: usize = 13;
 const RT_SIGPROCMASK: usize = 14;
+const PAUSE: usize = 34;
 const GETPID: usize = 39;
+const FORK: usize = 57;
 const EXIT: usize = 60;
 const CHDIR: usize = 80;
 const RT_SIGTIMEDWAIT: usize = 128;
 const PRCTL: usize = 157;
 const CLOSE_RANGE: usize = 436;
 
+const O_WRONLY: usize = 1;
 const SIGTERM: usize = 15;
 const SIGCHLD: usize = 17;
 const SIG_IGN: usize = 1;
@@ -79,14 +91,61 @@ unsafe fn syscall(number: usize, a: usize, b: usize, c: usize, d: usize) -> isiz
     result
 }
 
-/// Where the kernel enters: the stack is aligned to 16 bytes, as no function expects.
+/// Where the kernel enters: the stack is aligned to 16 bytes, as no function expects, and
+/// begins with the number of arguments and pointers to them.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
-    naked_asm!("xor ebp, ebp", "call {main}", "ud2", main = sym main)
+    naked_asm!("xor ebp, ebp", "mov rdi, rsp", "call {main}", "ud2", main = sym main)
 }
 
-extern "C" fn main() -> ! {
+extern "C" fn main(stack: *const usize) -> ! {
+    // SAFETY: the kernel puts `argc` there and as many pointers to terminated strings.
+    let hold = unsafe {
+        let first = *stack.add(2) as *const u8;
+        // `hold` is what nothing else begins with.
+        *stack == 2 && *first == b'h'
+    };
+    if hold { hold_a_scope() } else { be_pid_one() }
+}
+
+fn hold_a_scope() -> ! {
+    // SAFETY: as in `be_pid_one`. A fork copies all of this process, which has one thread.
+    unsafe {
+        let mut byte = 0_u8;
+        if syscall(READ, 0, &raw mut byte as usize, 1, 0) != 1 {
+            syscall(EXIT, 0, 0, 0, 0);
+        }
+        match syscall(FORK, 0, 0, 0, 0) {
+            0 => {}
+            forked => {
+                syscall(EXIT, usize::from(forked < 0), 0, 0, 0);
+            }
+        }
+        // The container's memory limit must not choose it: its counter is what it keeps.
+        // Refused without CAP_SYS_RESOURCE; then it is the smallest of all, at least.
+        let path = c"/proc/self/oom_score_adj";
+        let file = syscall(OPEN, path.as_ptr() as usize, O_WRONLY, 0, 0);
+        let never = b"-1000";
+        syscall(
+            WRITE,
+            file.cast_unsigned(),
+            never.as_ptr() as usize,
+            never.len(),
+            0,
+        );
+        syscall(PRCTL, PR_SET_DUMPABLE, 0, 0, 0);
+        syscall(PRCTL, PR_SET_NAME, c"criw-hold".as_ptr() as usize, 0, 0);
+        syscall(CHDIR, c"/".as_ptr() as usize, 0, 0, 0);
+        syscall(CLOSE_RANGE, 0, u32::MAX as usize, 0, 0);
+        // Signals do what they do by default: SIGTERM, of a unit that is stopped, ends it.
+        loop {
+            syscall(PAUSE, 0, 0, 0, 0);
+        }
+    }
+}
+
+fn be_pid_one() -> ! {
     // SAFETY: each call gets the numbers and pointers that its manual page names;
     // all pointers are to constants or to locals that outlive the call.
     unsafe {

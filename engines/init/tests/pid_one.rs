@@ -117,6 +117,59 @@ fn refuses_to_run_anywhere_else() {
     assert!(text.starts_with("criw-init: not pid 1"), "{text}");
 }
 
+/// Pid of the process of that session which is called `criw-hold`.
+fn holder_in_session(session: u32) -> Option<i32> {
+    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (head, rest) = stat.rsplit_once(')')?;
+        // state, parent, process group, session
+        let its: u32 = rest.split_whitespace().nth(3)?.parse().ok()?;
+        (head.ends_with("(criw-hold") && its == session).then_some(pid)
+    })
+}
+
+/// Starts `criw-init hold` in a session of its own, by which its child is found.
+fn hold() -> std::process::Child {
+    use std::os::unix::process::CommandExt as _;
+    let mut command = Command::new(shipped());
+    command.arg("hold").stdin(Stdio::piped());
+    // SAFETY: setsid is safe between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::setsid() {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    command.spawn().unwrap()
+}
+
+#[test]
+fn a_holder_outlives_its_starter_and_ends_by_sigterm() {
+    use std::io::Write as _;
+    let mut starter = hold();
+    starter.stdin.take().unwrap().write_all(b"1").unwrap();
+    assert!(starter.wait().unwrap().success());
+    let session = starter.id();
+    wait_until("it holds", || holder_in_session(session).is_some());
+    let pid = holder_in_session(session).unwrap();
+    ready(pid);
+    let kib = status_field(pid, "VmRSS:").unwrap();
+    let kib: u64 = kib.trim_end_matches(" kB").parse().unwrap();
+    assert!(kib <= 64, "{kib} KiB resident");
+    // SAFETY: numbers only.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    wait_until("it ends", || holder_in_session(session).is_none());
+}
+
+#[test]
+fn a_holder_whose_daemon_dies_leaves_nothing() {
+    let mut starter = hold();
+    drop(starter.stdin.take());
+    assert!(starter.wait().unwrap().success());
+    assert_eq!(holder_in_session(starter.id()), None);
+}
+
 #[test]
 fn other_signals_than_sigterm_and_sigkill_are_not_heard() {
     let init = pid_one(shipped());

@@ -18,6 +18,7 @@ use crate::console::Console;
 use crate::mounts::{self, Detached};
 use crate::processes;
 use crate::runc::{Files, Runc};
+use crate::users;
 
 /// Time for `runc create`, `start` and `exec`: on a loaded node they take seconds.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(60);
@@ -37,6 +38,7 @@ pub(crate) struct Pieces {
     pub(crate) rootfs: Option<OwnedFd>,
     /// By index of the spec's mounts.
     pub(crate) mounts: BTreeMap<u32, OwnedFd>,
+    pub(crate) user_namespace: Option<OwnedFd>,
     pub(crate) stdin: Option<OwnedFd>,
 }
 
@@ -67,13 +69,14 @@ pub(crate) fn create(
     children: &Arc<Children>,
     spec: &Spec,
     section: &RuncSection,
-    pieces: Pieces,
+    mut pieces: Pieces,
     ended: Tell,
 ) -> Result<(Container, Output), String> {
     let id = &spec.criw.container;
     let runc = Runc::new(section, section.bundle.join("runc.log"));
-    attach(spec, &section.bundle, &runc, pieces.rootfs, pieces.mounts)?;
-    let created = create_in_namespace(children, spec, section, &runc, pieces.stdin, ended);
+    let stdin = pieces.stdin.take();
+    attach(spec, &section.bundle, &runc, pieces)?;
+    let created = create_in_namespace(children, spec, section, &runc, stdin, ended);
     // The pid is told on the socket; a stale file would name another process one day.
     let _ = fs::remove_file(section.bundle.join(PID_FILE));
     match created {
@@ -97,20 +100,23 @@ pub(crate) fn create(
 
 const PID_FILE: &str = "init.pid";
 
-fn attach(
-    spec: &Spec,
-    bundle: &Path,
-    runc: &Runc,
-    rootfs: Option<OwnedFd>,
-    mounts: BTreeMap<u32, OwnedFd>,
-) -> Result<(), String> {
+/// What the spec names as the path of the user namespace.
+const USERS_FILE: &str = "userns";
+
+fn attach(spec: &Spec, bundle: &Path, runc: &Runc, pieces: Pieces) -> Result<(), String> {
     let prefix = |error: String| format!("prepare mounts for {}: {error}", runc.binary.display());
     let target = mounts::rootfs(&spec.oci, bundle);
     fs::create_dir_all(&target)
         .map_err(|error| prefix(format!("make directory {}: {error}", target.display())))?;
-    let mut detached = Vec::with_capacity(mounts.len() + 1);
-    detached.extend(rootfs.map(|tree| Detached { tree, target }));
-    for (n, tree) in mounts {
+    let mut detached = Vec::with_capacity(pieces.mounts.len() + 2);
+    detached.extend(pieces.rootfs.map(|tree| Detached { tree, target }));
+    if let Some(namespace) = pieces.user_namespace {
+        let target = bundle.join(USERS_FILE);
+        let users = mounts::of_namespace(&namespace, target)
+            .map_err(|error| prefix(format!("mount the user namespace: {error}")))?;
+        detached.push(users);
+    }
+    for (n, tree) in pieces.mounts {
         let target = mounts::source(&spec.oci, n)
             .ok_or_else(|| prefix(format!("the spec has no mount {n} with a source")))?;
         detached.push(Detached { tree, target });
@@ -143,6 +149,9 @@ fn create_in_namespace(
     };
     let (stdout, stdout_writer) = call::pipe().map_err(io)?;
     let (stderr, stderr_writer) = call::pipe().map_err(io)?;
+    for stream in stdin.iter().chain([&stdout_writer, &stderr_writer]) {
+        users::give(stream, spec).map_err(io)?;
+    }
     let files = Files {
         pid: section.bundle.join(PID_FILE),
         console: console.as_ref().map(Console::path),

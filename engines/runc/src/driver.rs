@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use criw_engines::log::Log;
 use criw_engines::protocol::{ExitReason, ExitRecord};
+use criw_engines::slice;
 use criw_engines::spec::Role;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::Pid;
@@ -104,6 +105,7 @@ impl Life {
         let pieces = container::Pieces {
             rootfs: parts.rootfs,
             mounts: parts.mounts,
+            user_namespace: parts.user_namespace,
             stdin: parts.streams.stdin,
         };
         let created = container::create(
@@ -132,8 +134,10 @@ impl Life {
             }
         };
         self.news.tell(News::Created(Ok(Some(container.init))));
-        let cgroup = parts.spec.oci.linux().as_ref();
-        let cgroup = cgroup.and_then(|linux| linux.cgroups_path().clone());
+        let linux = parts.spec.oci.linux().as_ref();
+        let cgroup = linux
+            .and_then(|linux| linux.cgroups_path().as_deref())
+            .and_then(|path| slice::of_cgroups_path(&path.to_string_lossy()));
         let (code, reason) = loop {
             match self.next() {
                 Order::Start => match container.start() {
@@ -149,11 +153,12 @@ impl Life {
                 Order::Cancel(_) => {}
             }
         };
+        // Before the rest is killed: systemd removes a scope, and the counter in it, at once.
+        let (reason, text) = memory::judge(code, reason, cgroup.as_deref());
         if let Err(text) = container.kill_rest() {
             eprintln!("criw-shim-runc: {text}");
         }
         pump.drain(DRAIN);
-        let (reason, text) = memory::judge(code, reason, cgroup.as_deref());
         self.record(&record, code, reason, text);
         container.end();
         self.news.tell(News::Ended(code));

@@ -19,6 +19,7 @@ use crate::container::{CALL_LIMIT, CONSOLE_LIMIT, adopted, wants_terminal};
 use crate::processes;
 use crate::runc::{Files, Runc};
 use crate::terminal::Terminal;
+use crate::users;
 
 /// Time for the children of a killed exec to vanish.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
@@ -55,6 +56,10 @@ impl Exec {
             .ok_or("the spec of an exec has no process")?;
         let file = in_memory(&serde_json::to_vec(process).map_err(|error| error.to_string())?)
             .map_err(|error| format!("store the process for runc exec: {error}"))?;
+        for stream in [&streams.stdin, &streams.stdout, &streams.stderr] {
+            let given = stream.as_ref().map_or(Ok(()), |one| users::give(one, spec));
+            given.map_err(|error| format!("prepare stdio for runc exec: {error}"))?;
+        }
         let log = section.bundle.join(own_name("log"));
         Ok(Self {
             children: Arc::clone(children),

@@ -7,7 +7,7 @@
 //! ```text
 //!   arguments  the sub-command       control   requests and replies
 //!   parts      what Create brings    driver    the life, step by step
-//!   container, exec   the steps      mounts, console, pump, terminal   what they need
+//!   container, exec   the steps      mounts, users, console, pump, terminal   what they need
 //!   runc, call, complaint   command lines, running them, what went wrong
 //!   children, processes, ended, sys   the process table
 //! ```
@@ -30,6 +30,7 @@ mod pump;
 mod runc;
 mod sys;
 mod terminal;
+mod users;
 
 use std::process::ExitCode;
 

@@ -13,7 +13,7 @@ const TEXT: &str = "the container reached its memory limit (cgroup); raise resou
 const KILLED: i32 = 128 + libc::SIGKILL;
 
 /// The reason after a look at the container's cgroup, and a text with it.
-pub(crate) fn judge(code: i32, reason: ExitReason, cgroup: Option<&Path>) -> (ExitReason, &str) {
+pub(crate) fn judge(code: i32, reason: ExitReason, cgroup: Option<&str>) -> (ExitReason, &str) {
     let top = Path::new("/sys/fs/cgroup");
     if code == KILLED && cgroup.is_some_and(|cgroup| kills(top, cgroup) > 0) {
         return (ExitReason::OOMKilled, TEXT);
@@ -23,8 +23,8 @@ pub(crate) fn judge(code: i32, reason: ExitReason, cgroup: Option<&Path>) -> (Ex
 
 /// `oom_kill` of the v1 memory hierarchy (hybrid too), or of the v2 tree; 0 where
 /// there is no counter.
-fn kills(top: &Path, cgroup: &Path) -> u64 {
-    let below = cgroup.strip_prefix("/").unwrap_or(cgroup);
+fn kills(top: &Path, cgroup: &str) -> u64 {
+    let below = cgroup.trim_start_matches('/');
     [
         top.join("memory").join(below).join("memory.oom_control"),
         top.join(below).join("memory.events"),
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn counters_of_both_versions_are_read() {
         let top = tempfile::tempdir().unwrap();
-        let cgroup = Path::new("/pods/a");
+        let cgroup = "/pods/a";
         assert_eq!(kills(top.path(), cgroup), 0);
         for (directory, file, text, count) in [
             (

@@ -25,6 +25,16 @@ pub(crate) struct Detached {
     pub(crate) target: PathBuf,
 }
 
+/// A namespace as a mount of its own: so runc finds it by a path that nobody else has.
+pub(crate) fn of_namespace(namespace: &OwnedFd, target: PathBuf) -> io::Result<Detached> {
+    std::fs::File::create(&target)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(namespace, "", flags)?;
+    Ok(Detached { tree, target })
+}
+
 /// Builds the namespace for the calling thread and its children; the error tells
 /// the step that failed.
 pub(crate) fn enter(detached: Vec<Detached>, peers: &[PathBuf]) -> Result<(), String> {

@@ -18,6 +18,7 @@ pub(crate) struct Parts {
     pub(crate) rootfs: Option<OwnedFd>,
     /// By index of the spec's mounts.
     pub(crate) mounts: BTreeMap<u32, OwnedFd>,
+    pub(crate) user_namespace: Option<OwnedFd>,
     pub(crate) streams: Streams,
 }
 
@@ -42,6 +43,7 @@ impl Parts {
                 .ok_or("create: no descriptor for the exit record")?,
             rootfs: given.rootfs,
             mounts: given.mounts,
+            user_namespace: given.user_namespace,
             streams: Streams {
                 stdin: given.stdin,
                 stdout: given.stdout,

@@ -397,6 +397,35 @@ fn floods_meet_bounds() {
     }
 }
 
+/// A slow loris: a head that never ends, byte by byte.
+#[test]
+fn a_head_that_comes_too_slowly_loses_its_place() {
+    if skip("a_head_that_comes_too_slowly_loses_its_place") {
+        return;
+    }
+    let served = serve(limits(1_000));
+    let mut idle = served.connect();
+    ask(&mut idle, "/", "");
+    assert_eq!(read(&mut idle).status, 200);
+    for begun in ["G", "GET / HTTP/1.1\r\nhost: pod\r\nx: ", "PRI"] {
+        let mut slow = served.connect();
+        let begin = Instant::now();
+        slow.write_all(begun.as_bytes()).unwrap();
+        slow.set_read_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
+        // The time-out of the read paces the bytes.
+        while matches!(slow.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        {
+            let _ = slow.write_all(b"y");
+            assert!(begin.elapsed() < DEADLINE, "{begun:?} is still served");
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(900), "{begun:?}");
+    }
+    // Who sends nothing between two requests is welcome.
+    ask(&mut idle, "/", "");
+    assert_eq!(read(&mut idle).status, 200);
+}
+
 #[test]
 fn a_stop_signal_drains() {
     if skip("a_stop_signal_drains") {

@@ -42,7 +42,7 @@ async fn pulled(home: &Home, service: &ImageService) -> criw_image_service::Prep
     let pull = service.pull(request(&format!("{}/app", server.host)));
     let id = tokio::time::timeout(DEADLINE, pull).await.unwrap().unwrap();
     assert!(home.config.root.is_dir());
-    service.prepare(&id, Want::Wasm).await.unwrap()
+    service.prepare(&id, None, Want::Wasm).await.unwrap()
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ async fn a_layout_is_taken_in_as_if_it_had_been_pulled() {
         };
         assert_eq!(imported, [expected]);
         assert_eq!(service.find(&name).unwrap(), image);
-        let prepared = service.prepare(&pulled, Want::Any).await.unwrap();
+        let prepared = service.prepare(&pulled, None, Want::Any).await.unwrap();
         assert_eq!((prepared.kind, prepared.modules.len()), (Kind::Wasm, 1));
         drop(prepared);
         service.remove(&name).await.unwrap();
@@ -158,7 +158,7 @@ async fn what_docker_save_writes_is_taken_in() {
         image.repo_tags,
         ["docker.io/library/app:1", "example.test/app:2"]
     );
-    let prepared = service.prepare(&image.id, Want::Any).await.unwrap();
+    let prepared = service.prepare(&image.id, None, Want::Any).await.unwrap();
     assert_eq!(prepared.lowers.len(), 3);
 }
 

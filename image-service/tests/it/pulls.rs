@@ -45,7 +45,7 @@ async fn an_image_is_pulled_found_held_and_removed() {
     }
     assert_eq!(service.list(Some(&name)).len(), 1);
     assert_eq!(service.list(Some("other")).len(), 0);
-    let prepared = send(service.prepare(&id, Want::Any)).await.unwrap();
+    let prepared = send(service.prepare(&id, None, Want::Any)).await.unwrap();
     assert_eq!((prepared.kind, prepared.lowers.len()), (Kind::Wasm, 1));
     assert_eq!(
         std::fs::read(prepared.lowers[0].join("etc/data")).unwrap(),
@@ -74,7 +74,7 @@ async fn an_image_is_pulled_found_held_and_removed() {
     assert_eq!(prepared.program("nothing", "", None).unwrap(), None);
     let lower = prepared.lowers[0].clone();
     service
-        .hold("container-1", &id, prepared.kind)
+        .hold("container-1", &[(id.clone(), prepared.kind)])
         .await
         .unwrap();
     drop(prepared);
@@ -146,7 +146,7 @@ async fn an_index_gives_both_variants_and_the_host_names_the_image() {
     assert_eq!(only_wasm.0, wasm);
     assert!(
         service
-            .prepare(&only_wasm, Want::Host)
+            .prepare(&only_wasm, None, Want::Host)
             .await
             .unwrap_err()
             .to_string()
@@ -172,7 +172,7 @@ async fn an_index_gives_both_variants_and_the_host_names_the_image() {
         (Want::Wasm, Kind::Wasm),
     ] {
         assert_eq!(
-            service.prepare(&both, want).await.unwrap().kind,
+            service.prepare(&both, None, want).await.unwrap().kind,
             kind,
             "{want:?}"
         );
@@ -213,8 +213,8 @@ async fn a_moved_tag_follows_and_layers_are_shared() {
     assert_eq!(service.find(&name).unwrap().unwrap().id, ids[1]);
     let old = service.find(&ids[0].to_string()).unwrap().unwrap();
     assert!(old.repo_tags.is_empty() && old.repo_digests.len() == 1);
-    let first = service.prepare(&ids[0], Want::Any).await.unwrap();
-    let second = service.prepare(&ids[1], Want::Any).await.unwrap();
+    let first = service.prepare(&ids[0], None, Want::Any).await.unwrap();
+    let second = service.prepare(&ids[1], None, Want::Any).await.unwrap();
     assert_eq!(first.lowers[0], second.lowers[0]);
     assert_eq!(
         (first.modules.len(), second.modules.len()),
@@ -263,7 +263,7 @@ async fn artifacts_are_modules_without_a_root() {
             .pull(request(&format!("{}/{name}:v1", registry.host)))
             .await
             .unwrap();
-        let prepared = service.prepare(&id, Want::Any).await.unwrap();
+        let prepared = service.prepare(&id, None, Want::Any).await.unwrap();
         assert_eq!(
             (prepared.kind, prepared.lowers.len(), prepared.modules.len()),
             (Kind::Wasm, 0, 1)

@@ -40,6 +40,11 @@ pub fn write_pod_files(directory: &Path, pod: &PodSpec, ips: &[IpAddr]) -> Resul
     let put = |name: &str, text: String| {
         let path = directory.join(name);
         std::fs::write(&path, text).context(|| format!("write {}", path.display()))?;
+        if let Some(ids) = pod.user_namespace {
+            // The pod's root may change them, as in any other pod.
+            std::os::unix::fs::chown(&path, Some(ids.uids.host), Some(ids.gids.host))
+                .context(|| format!("give {} to the pod's root", path.display()))?;
+        }
         Ok(path)
     };
     Ok(PodFiles {

@@ -39,8 +39,14 @@ pub fn pid_namespace(pid: i32) -> Result<OwnedFd> {
 
 /// Starts `program` (static: the mount namespace of `template` has no library) in
 /// these cgroup directories. It sees no file of the host, because containers of
-/// the pod might reach its root through procfs.
-pub fn start(program: &Path, template: BorrowedFd<'_>, cgroup_dirs: &[PathBuf]) -> Result<Init> {
+/// the pod might reach its root through procfs. With a user namespace it and its PID
+/// namespace belong to that: only then may its containers mount a procfs.
+pub fn start(
+    program: &Path,
+    template: BorrowedFd<'_>,
+    user_namespace: Option<BorrowedFd<'_>>,
+    cgroup_dirs: &[PathBuf],
+) -> Result<Init> {
     let open = |path: &Path, flags| {
         rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
             .context(|| format!("open {}", path.display()))
@@ -55,6 +61,7 @@ pub fn start(program: &Path, template: BorrowedFd<'_>, cgroup_dirs: &[PathBuf]) 
             argv: &[c"criw-init".to_owned()],
             descriptors: &[null.as_fd(); 3],
             cgroups: &cgroups,
+            user_namespace,
             new_pid_namespace: true,
         }
         .start()
@@ -115,7 +122,7 @@ mod tests {
         };
         let template = template::mount_template().unwrap();
         let begin = Instant::now();
-        let init = start(&program, template.as_fd(), &[]).unwrap();
+        let init = start(&program, template.as_fd(), None, &[]).unwrap();
         eprintln!("start of a pod's init: {:?}", begin.elapsed());
         let pid = init.identity.pid;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -144,7 +151,7 @@ mod tests {
     fn a_failed_start_leaves_no_process() {
         let template = template::mount_template().unwrap();
         let absent = [PathBuf::from("/sys/fs/cgroup/no-such-group")];
-        assert!(start(Path::new("/bin/sleep"), template.as_fd(), &absent).is_err());
-        assert!(start(Path::new("/no/such/init"), template.as_fd(), &[]).is_err());
+        assert!(start(Path::new("/bin/sleep"), template.as_fd(), None, &absent).is_err());
+        assert!(start(Path::new("/no/such/init"), template.as_fd(), None, &[]).is_err());
     }
 }

@@ -20,6 +20,8 @@ pub mod shm;
 mod sys;
 pub mod sysctl;
 pub mod template;
+pub mod userns;
+pub mod volume;
 
 use crate::error::{Error, Result};
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::mount::OpenTreeFlags;
 
-use super::{Context, sys, template};
+use super::{Context, sys, template, userns, volume};
 use crate::error::{Error, Result};
 use crate::model::{Mount, Propagation};
 
@@ -26,7 +26,13 @@ pub enum Guest {
 
 /// Opens the source of a mount, with all that is mounted below it. A missing
 /// source is created as a directory; links on the host are followed.
-pub fn detached(mount: &Mount, guest: Guest) -> Result<OwnedFd> {
+///
+/// `user` is the pod's user namespace, under whose ids the files of a mount with an id
+/// map are shown.
+pub fn detached(mount: &Mount, guest: Guest, user: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+    if let Some(volume) = &mount.image {
+        return volume::of_image(volume, user);
+    }
     check(mount)?;
     let source = source(&mount.host_path)?;
     let what = || format!("open mount source {}", source.display());
@@ -61,6 +67,17 @@ pub fn detached(mount: &Mount, guest: Guest) -> Result<OwnedFd> {
     }
     if mount.readonly {
         template::set_readonly(clone.as_fd(), mount.recursive_read_only)?;
+    }
+    if mount.id_map.is_some()
+        && let Some(user) = user
+    {
+        userns::lend(clone.as_fd(), user, true).context(|| {
+            format!(
+                "show {} at {} under the ids of the pod's user namespace (all file systems of a volume must know idmapped mounts)",
+                mount.host_path.display(),
+                mount.container_path
+            )
+        })?;
     }
     Ok(clone)
 }
@@ -211,7 +228,7 @@ mod tests {
     fn sources_are_created_resolved_and_protected() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("made/for/it");
-        let writable = detached(&mount(&missing), Guest::Wasm).unwrap();
+        let writable = detached(&mount(&missing), Guest::Wasm, None).unwrap();
         assert!(missing.is_dir());
         create(&writable, "file").unwrap();
         let link = directory.path().join("link");
@@ -220,11 +237,11 @@ mod tests {
             readonly: true,
             ..mount(&link)
         };
-        let readonly = detached(&readonly, Guest::Wasm).unwrap();
+        let readonly = detached(&readonly, Guest::Wasm, None).unwrap();
         assert_eq!(create(&readonly, "file"), Err(Errno::ROFS));
         let file = rustix::fs::openat(&readonly, "it/file", OFlags::PATH, Mode::empty());
         assert!(file.is_ok(), "{file:?}");
-        let single = detached(&mount(&missing.join("file")), Guest::Linux).unwrap();
+        let single = detached(&mount(&missing.join("file")), Guest::Linux, None).unwrap();
         assert!(fs::File::from(single).metadata().unwrap().is_file());
     }
 
@@ -249,13 +266,13 @@ mod tests {
             (with(|m| m.host_path = "/proc/self/mem".into()), Guest::Wasm),
             (with(|m| m.host_path = "/sys/kernel".into()), Guest::Wasm),
         ] {
-            let refused = detached(&bad, guest);
+            let refused = detached(&bad, guest, None);
             assert!(
                 matches!(refused, Err(Error::Invalid(_))),
                 "{bad:?}: {refused:?}"
             );
         }
-        detached(&with(|m| m.host_path = "/proc".into()), Guest::Linux).unwrap();
+        detached(&with(|m| m.host_path = "/proc".into()), Guest::Linux, None).unwrap();
     }
 
     /// Mounts of a namespace of the thread's own, all of one propagation.
@@ -297,7 +314,7 @@ mod tests {
         on_fresh_thread(|| {
             private_world(&source, MountPropagationFlags::PRIVATE);
             for propagation in [Propagation::HostToContainer, Propagation::Bidirectional] {
-                let refused = detached(&wanted(propagation), Guest::Linux);
+                let refused = detached(&wanted(propagation), Guest::Linux, None);
                 assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
             }
             Ok(())
@@ -311,7 +328,7 @@ mod tests {
         ] {
             on_fresh_thread(|| {
                 private_world(&source, MountPropagationFlags::SHARED);
-                let mount = detached(&wanted(propagation), Guest::Linux)?;
+                let mount = detached(&wanted(propagation), Guest::Linux, None)?;
                 rustix::mount::move_mount(
                     &mount,
                     "",
@@ -351,7 +368,7 @@ mod tests {
                     recursive_read_only: recursive,
                     ..mount(directory.path())
                 };
-                let mount = detached(&mount, Guest::Linux)?;
+                let mount = detached(&mount, Guest::Linux, None)?;
                 assert_eq!(create(&mount, "new"), Err(Errno::ROFS));
                 let below = create(&mount, "below/new");
                 assert_eq!(below.is_err(), recursive, "{below:?}");

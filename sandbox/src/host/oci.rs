@@ -2,7 +2,8 @@
 //! container is for its shim.
 //!
 //! Net, ipc and uts namespaces never appear: the shim is born in the pod's, and runc
-//! inherits them from it. So no namespace path has to be visible to runc.
+//! inherits them from it. Only a user namespace, which runc has to enter first, is named
+//! by a path: the shim mounts it in the bundle, where nobody else sees it.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use super::cgroup::{self, CGROUP2_MAGIC};
 use super::{mounts, oom_score, seccomp_default};
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerSpec, Device, Mount, PodSpec, Process, Propagation, Resources, Seccomp,
+    ContainerSpec, Device, DeviceNode, Edits, Hook, IdRange, Mount, PodSpec, Process, Propagation,
+    Resources, Seccomp,
 };
 
 /// OCI version that these configs are written in.
@@ -30,7 +32,7 @@ pub struct LinuxInput<'a> {
     pub mounts: &'a [Mount],
     /// Its bundle.
     pub bundle: &'a Path,
-    /// Absolute below each hierarchy.
+    /// Absolute below each hierarchy, or `slice:prefix:name` for a scope of systemd.
     pub cgroups_path: String,
     /// PID namespace.
     pub pid: PidNamespace,
@@ -48,19 +50,39 @@ pub enum PidNamespace {
     Path(PathBuf),
 }
 
-/// Config for runc, and the index of the mount that is the pod's /dev/shm.
-pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, Option<u32>)> {
+/// A mount of a Linux container that its shim attaches at `<bundle>/mounts/<n>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// The pod's /dev/shm.
+    Shm,
+    /// This one of [`LinuxInput::mounts`].
+    Mount(usize),
+}
+
+/// Those mounts by their index in the config.
+pub type HandedMounts = Vec<(u32, Handed)>;
+
+/// Config for runc, and which of its mounts the shim attaches.
+pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, HandedMounts)> {
     let container = input.container;
-    let (mounts, shm) = linux_mounts(input)?;
-    let (devices, rules) = devices(container)?;
+    let (mounts, handed) = linux_mounts(input)?;
+    let (devices, rules) = devices(container, input.pod.user_namespace.is_some())?;
     let only_v2 = has_only_cgroup_v2();
     let mut resources = resources(&container.resources, only_v2);
     resources["devices"] = rules;
+    let scope = input.cgroups_path.contains(':');
+    if scope && !container.resources.unified.contains_key("pids.max") {
+        // Else systemd sets the limit of its units, 15 % of all pids.
+        resources["pids"] = json!({"limit": -1});
+    }
     let mut namespaces = vec![json!({"type": "mount"})];
     match &input.pid {
         PidNamespace::New => namespaces.push(json!({"type": "pid"})),
         PidNamespace::Path(path) => namespaces.push(json!({"type": "pid", "path": path})),
         PidNamespace::Host => {}
+    }
+    if input.pod.user_namespace.is_some() {
+        namespaces.push(json!({"type": "user", "path": input.bundle.join("userns")}));
     }
     // On cgroup v2 a container sees its own group as the root, as users expect there; on
     // v1 runc binds the right directories instead.
@@ -75,6 +97,11 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, Option<u32>)> {
         "maskedPaths": container.masked_paths,
         "readonlyPaths": container.readonly_paths,
     });
+    if let Some(ids) = input.pod.user_namespace {
+        let map = |range: IdRange| json!([{"containerID": 0, "hostID": range.host, "size": range.length}]);
+        linux["uidMappings"] = map(ids.uids);
+        linux["gidMappings"] = map(ids.gids);
+    }
     if let Some(propagation) = root_propagation(input.mounts) {
         linux["rootfsPropagation"] = json!(propagation);
     }
@@ -83,14 +110,31 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, Option<u32>)> {
     }
     let mut process = process(&container.process, container.tty);
     process["oomScoreAdj"] = json!(oom_score::allowed(container.resources.oom_score_adj)?);
-    let spec = json!({
+    let mut spec = json!({
         "ociVersion": VERSION,
         "process": process,
         "root": {"path": "rootfs", "readonly": container.readonly_rootfs},
         "mounts": mounts,
         "linux": linux,
     });
-    Ok((parse(spec)?, shm))
+    if !container.edits.hooks.is_empty() {
+        spec["hooks"] = hooks(&container.edits);
+    }
+    Ok((parse(spec)?, handed))
+}
+
+fn hooks(edits: &Edits) -> Value {
+    let hook = |hook: &Hook| {
+        let mut value = json!({"path": hook.path, "args": hook.args, "env": hook.env});
+        if let Some(timeout) = hook.timeout {
+            value["timeout"] = json!(timeout);
+        }
+        value
+    };
+    let all = edits.hooks.iter();
+    all.map(|(moment, hooks)| (moment.clone(), hooks.iter().map(hook).collect::<Value>()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn has_only_cgroup_v2() -> bool {
@@ -195,13 +239,24 @@ fn default_mounts(input: &LinuxInput<'_>) -> Vec<Value> {
     } else {
         "ro"
     };
+    let mut pts = vec![
+        "nosuid",
+        "noexec",
+        "newinstance",
+        "ptmxmode=0666",
+        "mode=0620",
+    ];
+    // The group "tty", unless the pod's user namespace is too small to have it.
+    if input.pod.user_namespace.is_none_or(|ids| ids.gids.has(5)) {
+        pts.push("gid=5");
+    }
     vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc",
             "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
         json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
+            "options": pts}),
         json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
             "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
@@ -214,7 +269,7 @@ fn default_mounts(input: &LinuxInput<'_>) -> Vec<Value> {
     ]
 }
 
-fn linux_mounts(input: &LinuxInput<'_>) -> Result<(Vec<Value>, Option<u32>)> {
+fn linux_mounts(input: &LinuxInput<'_>) -> Result<(Vec<Value>, HandedMounts)> {
     let asked = |path: &str| {
         input
             .mounts
@@ -230,22 +285,69 @@ fn linux_mounts(input: &LinuxInput<'_>) -> Result<(Vec<Value>, Option<u32>)> {
             !(asked(path) || below_own_dev)
         })
         .collect();
-    for mount in input.mounts {
-        all.push(bind(mount)?);
-    }
-    let shm = all
+    let point = |n: usize| input.bundle.join("mounts").join(n.to_string());
+    let mut handed = Vec::new();
+    let defaults = all.len();
+    if let Some(n) = all
         .iter()
-        .position(|m| m["destination"] == "/dev/shm" && m["source"] == "/dev/shm")
-        .filter(|_| input.own_shm)
-        .and_then(|n| u32::try_from(n).ok());
-    if let Some(n) = shm {
-        all[n as usize]["source"] = json!(input.bundle.join("mounts").join(n.to_string()));
+        .position(|m| m["destination"] == "/dev/shm" && input.own_shm)
+    {
+        all[n]["source"] = json!(point(n));
+        handed.push((n, Handed::Shm));
     }
-    Ok((all, shm))
+    for (k, mount) in input.mounts.iter().enumerate() {
+        let n = defaults + k;
+        let source = if is_handed(mount) {
+            handed.push((n, Handed::Mount(k)));
+            point(n)
+        } else {
+            mounts::bind_source(mount)?
+        };
+        let mut value = bind(mount, &source);
+        if let Some(Value::Array(options)) = value.get_mut("options") {
+            let locked = match (&mount.image, input.pod.user_namespace) {
+                (Some(_), _) => vec!["nosuid", "nodev"],
+                (None, Some(_)) => locked_options(&mount.host_path),
+                (None, None) => Vec::new(),
+            };
+            options.extend(locked.into_iter().map(Value::from));
+        }
+        all.push(value);
+    }
+    // After the volumes, whose numbers are those of the descriptors.
+    all.extend(input.container.edits.mounts.iter().map(|mount| {
+        json!({"destination": mount.container_path, "type": mount.kind,
+            "source": mount.host_path, "options": mount.options})
+    }));
+    let numbered = handed.into_iter().map(|(n, what)| match u32::try_from(n) {
+        Ok(n) => Ok((n, what)),
+        Err(error) => Err(Error::node("count mounts", error)),
+    });
+    Ok((all, numbered.collect::<Result<_>>()?))
 }
 
-fn bind(mount: &Mount) -> Result<Value> {
-    let source = mounts::bind_source(mount)?;
+/// Whether the daemon makes a mount, because runc cannot: it knows no images, and many in
+/// use (1.1) cannot show files under the ids of a user namespace.
+fn is_handed(mount: &Mount) -> bool {
+    mount.id_map.is_some() || mount.image.is_some()
+}
+
+/// In a user namespace nobody may take these away from a mount of the node, and a bind that
+/// does not name them is refused (runc before 1.2 does not see to it).
+fn locked_options(path: &Path) -> Vec<&'static str> {
+    use rustix::fs::StatVfsMountFlags as Flags;
+    let flags = rustix::fs::statvfs(path).map_or(Flags::empty(), |stat| stat.f_flag);
+    [
+        (Flags::NOSUID, "nosuid"),
+        (Flags::NODEV, "nodev"),
+        (Flags::NOEXEC, "noexec"),
+    ]
+    .into_iter()
+    .filter_map(|(flag, option)| flags.contains(flag).then_some(option))
+    .collect()
+}
+
+fn bind(mount: &Mount, source: &Path) -> Value {
     let propagation = match mount.propagation {
         Propagation::Private => "rprivate",
         Propagation::HostToContainer => "rslave",
@@ -256,12 +358,12 @@ fn bind(mount: &Mount) -> Result<Value> {
         (true, false) => "ro",
         (false, _) => "rw",
     };
-    Ok(json!({
+    json!({
         "destination": mount.container_path,
         "type": "bind",
         "source": source,
         "options": ["rbind", propagation, access],
-    }))
+    })
 }
 
 /// A mount can only propagate when the container's own root lets it.
@@ -301,10 +403,12 @@ fn seccomp(container: &ContainerSpec) -> Result<Option<Value>> {
 }
 
 /// Device nodes and the cgroup's rules; runc adds the usual ones (null, zero, …) itself.
-fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Value)> {
+fn devices(container: &ContainerSpec, in_users: bool) -> Result<(Vec<Value>, Value)> {
+    let edited = container.edits.nodes.iter().map(edited_node);
     if container.privileged {
         let mut nodes = Vec::new();
         collect_devices(Path::new("/dev"), Path::new("/dev"), &mut nodes);
+        nodes.extend(edited);
         return Ok((nodes, json!([{"allow": true, "access": "rwm"}])));
     }
     let mut nodes = Vec::new();
@@ -312,14 +416,43 @@ fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Value)> {
     for device in &container.devices {
         let found = device_nodes(device)?;
         for node in &found {
-            rules.push(
-                json!({"allow": true, "type": node["type"], "major": node["major"],
-                "minor": node["minor"], "access": device.permissions}),
-            );
+            // There runc cannot make nodes: it binds what the node has at the same path.
+            if in_users && device.host_path != Path::new(&device.container_path) {
+                return Err(Error::Invalid(format!(
+                    "device {} as {}: in a pod with a user namespace (hostUsers: false) a device keeps the path that it has on the node",
+                    device.host_path.display(),
+                    device.container_path
+                )));
+            }
+            rules.push(rule(node, &device.permissions));
         }
         nodes.extend(found);
     }
+    for (node, edit) in edited.zip(&container.edits.nodes) {
+        rules.push(rule(&node, &edit.permissions));
+        nodes.push(node);
+    }
     Ok((nodes, json!(rules)))
+}
+
+fn rule(node: &Value, access: &str) -> Value {
+    json!({"allow": true, "type": node["type"], "major": node["major"],
+        "minor": node["minor"], "access": access})
+}
+
+fn edited_node(edit: &DeviceNode) -> Value {
+    let mut node =
+        json!({"path": edit.path, "type": edit.kind, "major": edit.major, "minor": edit.minor});
+    for (key, value) in [
+        ("fileMode", edit.mode),
+        ("uid", edit.uid),
+        ("gid", edit.gid),
+    ] {
+        if let Some(value) = value {
+            node[key] = json!(value);
+        }
+    }
+    node
 }
 
 fn device_nodes(device: &Device) -> Result<Vec<Value>> {
@@ -382,6 +515,7 @@ fn node(source: &Path, target: &Path) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::IdMap;
 
     /// From the form that records have, which needs no field that does not matter here.
     fn container(change: Value) -> ContainerSpec {
@@ -411,18 +545,35 @@ mod tests {
         .unwrap()
     }
 
-    fn built(container: &ContainerSpec, mounts: &[Mount]) -> (Value, Option<u32>) {
+    fn built(container: &ContainerSpec, mounts: &[Mount]) -> (Value, HandedMounts) {
+        built_in(&pod(), container, mounts)
+    }
+
+    fn built_in(
+        pod: &PodSpec,
+        container: &ContainerSpec,
+        mounts: &[Mount],
+    ) -> (Value, HandedMounts) {
+        built_at(pod, container, mounts, "/parent/leaf")
+    }
+
+    fn built_at(
+        pod: &PodSpec,
+        container: &ContainerSpec,
+        mounts: &[Mount],
+        path: &str,
+    ) -> (Value, HandedMounts) {
         let input = LinuxInput {
-            pod: &pod(),
+            pod,
             container,
             mounts,
             bundle: Path::new("/bundle"),
-            cgroups_path: "/parent/leaf".into(),
+            cgroups_path: path.into(),
             pid: PidNamespace::New,
             own_shm: true,
         };
-        let (spec, shm) = linux(&input).unwrap();
-        (serde_json::to_value(spec).unwrap(), shm)
+        let (spec, handed) = linux(&input).unwrap();
+        (serde_json::to_value(spec).unwrap(), handed)
     }
 
     fn at<'a>(spec: &'a Value, destination: &str) -> Vec<&'a Value> {
@@ -433,17 +584,36 @@ mod tests {
 
     #[test]
     fn the_pods_namespaces_are_inherited_and_shared_memory_is_handed_over() {
-        let (spec, shm) = built(&container(json!({})), &[]);
+        let (spec, handed) = built(&container(json!({})), &[]);
         let namespaces = spec["linux"]["namespaces"].to_string();
-        for kind in ["network", "ipc", "uts"] {
+        for kind in ["network", "ipc", "uts", "user"] {
             assert!(!namespaces.contains(kind), "{namespaces}");
         }
-        let n = shm.unwrap() as usize;
+        assert_eq!(handed.len(), 1);
+        assert_eq!(handed[0].1, Handed::Shm);
+        let n = handed[0].0 as usize;
         assert_eq!(spec["mounts"][n]["destination"], "/dev/shm");
         assert_eq!(spec["mounts"][n]["source"], format!("/bundle/mounts/{n}"));
         assert_eq!(spec["linux"]["cgroupsPath"], "/parent/leaf");
         assert_eq!(spec["root"]["readonly"], true);
         assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], false);
+    }
+
+    #[test]
+    fn a_scope_has_no_limit_of_processes_that_nobody_asked_for() {
+        for (resources, path, expected) in [
+            (json!({}), "/pods/a", json!(null)),
+            (json!({}), "pods.slice:criw:a", json!(-1)),
+            (
+                json!({"unified": {"pids.max": "9"}}),
+                "pods.slice:criw:a",
+                json!(null),
+            ),
+        ] {
+            let container = container(json!({"resources": resources}));
+            let (spec, _) = built_at(&pod(), &container, &[], path);
+            assert_eq!(spec["linux"]["resources"]["pids"]["limit"], expected);
+        }
     }
 
     /// runc 1.1 made 20 of 512 shares in the same cgroup that a Wasm container has 59 in.
@@ -476,14 +646,73 @@ mod tests {
                 readonly: true,
                 ..Default::default()
             };
-            let (spec, shm) = built(&container(json!({})), &[mount]);
+            let (spec, handed) = built(&container(json!({})), &[mount]);
             assert_eq!(at(&spec, path).len(), 1, "{path}");
             assert_eq!(at(&spec, path)[0]["type"], "bind", "{path}");
             for gone in gone.iter().filter(|gone| **gone != path) {
                 assert!(at(&spec, gone).is_empty(), "{path}: {gone}");
             }
-            assert_eq!(shm.is_some(), path == "/sys", "{path}");
+            assert_eq!(handed.len() == 1, path == "/sys", "{path}");
         }
+    }
+
+    #[test]
+    fn in_a_user_namespace_runc_gets_its_path_and_maps_and_lent_volumes() {
+        let mut pod = pod();
+        let range = |host, length| IdRange { host, length };
+        let ids = IdMap {
+            uids: range(100_000, 5),
+            gids: range(200_000, 5),
+        };
+        pod.user_namespace = Some(ids);
+        let mount = |path: &str, id_map| Mount {
+            container_path: path.into(),
+            host_path: "/tmp".into(),
+            readonly: true,
+            id_map,
+            ..Default::default()
+        };
+        let mounts = [mount("/plain", None), mount("/lent", Some(ids))];
+        let (spec, handed) = built_in(&pod, &container(json!({})), &mounts);
+        let linux = &spec["linux"];
+        let map = json!([{"containerID": 0, "hostID": 200_000, "size": 5}]);
+        assert_eq!(linux["gidMappings"], map);
+        assert_eq!(linux["uidMappings"][0]["hostID"], 100_000);
+        let user = json!({"type": "user", "path": "/bundle/userns"});
+        assert!(linux["namespaces"].as_array().unwrap().contains(&user));
+        assert_eq!(at(&spec, "/plain")[0]["source"], "/tmp");
+        let (n, what) = handed[1];
+        assert_eq!(what, Handed::Mount(1));
+        let lent = &spec["mounts"][n as usize];
+        assert_eq!(lent["destination"], "/lent");
+        assert_eq!(lent["source"], format!("/bundle/mounts/{n}"));
+        // There is no group 5 in there.
+        assert!(!at(&spec, "/dev/pts")[0].to_string().contains("gid=5"));
+    }
+
+    #[test]
+    fn what_cdi_devices_bring_stands_in_the_config() {
+        let edits = json!({
+            "nodes": [{"path": "/dev/gpu0", "kind": "c", "major": 195, "minor": 0, "mode": 0o660,
+                "uid": null, "gid": 44, "permissions": "rw"}],
+            "mounts": [{"container_path": "/usr/lib/gpu.so", "host_path": "/opt/gpu.so",
+                "kind": "bind", "options": ["ro", "bind"]}],
+            "hooks": {"createContainer": [{"path": "/bin/true", "args": ["true"], "env": [], "timeout": 5}]},
+        });
+        let (spec, handed) = built(&container(json!({"edits": edits})), &[]);
+        let node = json!({"path": "/dev/gpu0", "type": "c", "major": 195, "minor": 0, "fileMode": 0o660, "gid": 44});
+        assert_eq!(spec["linux"]["devices"], json!([node]));
+        let rule = &spec["linux"]["resources"]["devices"][1];
+        assert_eq!(
+            (&rule["major"], &rule["access"]),
+            (&json!(195), &json!("rw"))
+        );
+        assert_eq!(
+            at(&spec, "/usr/lib/gpu.so")[0]["options"],
+            json!(["ro", "bind"])
+        );
+        assert_eq!(spec["hooks"]["createContainer"][0]["timeout"], 5);
+        assert_eq!(handed.len(), 1);
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //!   host mount namespace        the pin room
 //!     <state>/pins      (private bind mount)
 //!     <state>/pins/mnt  ------> /                     (tmpfs, the only mount)
-//!                               /<pod>/net ipc uts    (nsfs)
-//!                               /<pod>/shm            (tmpfs)
+//!                               /<pod>/user net ipc uts  (nsfs)
+//!                               /<pod>/shm               (tmpfs)
 //! ```
 //!
 //! After a reboot `<state>/pins/mnt`, if it is still there, is a plain file, and
@@ -22,8 +22,9 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
-use super::{Context, on_fresh_thread, sys, template};
+use super::{Context, on_fresh_thread, sys, template, userns};
 use crate::error::{Error, Result};
+use crate::model::IdMap;
 
 /// `f_type` of namespace files.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -39,6 +40,8 @@ pub struct PinRoom {
 /// Which namespaces a pod has of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Want {
+    /// Users; then the others belong to it.
+    pub user: Option<IdMap>,
     /// Network.
     pub net: bool,
     /// System V IPC, POSIX message queues.
@@ -50,6 +53,8 @@ pub struct Want {
 /// Namespaces of a pod; those that it shares with the node are `None`.
 #[derive(Debug, Default)]
 pub struct PodNamespaces {
+    /// Users.
+    pub user: Option<OwnedFd>,
     /// Network.
     pub net: Option<OwnedFd>,
     /// System V IPC, POSIX message queues.
@@ -58,7 +63,7 @@ pub struct PodNamespaces {
     pub uts: Option<OwnedFd>,
 }
 
-const KINDS: [&str; 3] = ["net", "ipc", "uts"];
+const KINDS: [&str; 4] = ["user", "net", "ipc", "uts"];
 
 impl Want {
     fn flags(self) -> UnshareFlags {
@@ -70,7 +75,7 @@ impl Want {
     }
 
     fn kinds(self) -> impl Iterator<Item = &'static str> {
-        let wanted = [self.net, self.ipc, self.uts];
+        let wanted = [self.user.is_some(), self.net, self.ipc, self.uts];
         KINDS
             .into_iter()
             .zip(wanted)
@@ -81,6 +86,7 @@ impl Want {
 impl PodNamespaces {
     fn slot(&mut self, kind: &str) -> &mut Option<OwnedFd> {
         match kind {
+            "user" => &mut self.user,
             "net" => &mut self.net,
             "ipc" => &mut self.ipc,
             _ => &mut self.uts,
@@ -117,10 +123,17 @@ impl PinRoom {
         check_name(name)?;
         let built = on_fresh_thread(|| {
             let proc = template::open_proc()?;
-            sys::unshare(want.flags()).context(|| "unshare the namespaces of a pod")?;
             let mut namespaces = PodNamespaces::default();
-            for kind in want.kinds() {
-                *namespaces.slot(kind) = Some(template::own_namespace(proc.as_fd(), kind)?);
+            if let Some(ids) = want.user {
+                let born = userns::Holder::start(proc.as_fd(), want.flags(), ids)?;
+                for kind in want.kinds() {
+                    *namespaces.slot(kind) = Some(born.namespace(kind)?);
+                }
+            } else {
+                sys::unshare(want.flags()).context(|| "unshare the namespaces of a pod")?;
+                for kind in want.kinds() {
+                    *namespaces.slot(kind) = Some(template::own_namespace(proc.as_fd(), kind)?);
+                }
             }
             let pod = self.make_directory(name)?;
             self.enter()?;

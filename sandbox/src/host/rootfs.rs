@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags};
 use rustix::thread::UnshareFlags;
 
-use super::{Context, on_fresh_thread, sys, template};
+use super::{Context, on_fresh_thread, sys, template, userns};
 use crate::error::{Error, Result};
 
 /// The kernel copies at most this much of one mount option.
@@ -23,6 +23,27 @@ const LONGEST_OPTION: usize = 255;
 /// The upper is mounted `volatile`: nothing of it is worth an fsync, and it is
 /// never mounted a second time.
 pub fn overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
+    overlay_of(lowers, upper, Owner::Node)
+}
+
+/// Under whose ids the files of layers are shown.
+#[derive(Debug, Clone, Copy)]
+pub enum Owner<'a> {
+    /// Under those that they have on disk.
+    Node,
+    /// Those of a user namespace: what is on disk as 0 belongs to its root. The upper is
+    /// taken as it is: what a container writes has the node's ids of its users on disk, so
+    /// that no file of root's is made by anybody else.
+    Namespace(BorrowedFd<'a>),
+}
+
+/// As [`overlay`], for any owner. The overlay itself cannot be shown under other ids, so
+/// each layer is.
+pub fn overlay_of(
+    lowers: &[PathBuf],
+    upper: Option<(&Path, &Path)>,
+    owner: Owner<'_>,
+) -> Result<OwnedFd> {
     match (lowers, upper) {
         // An artifact has no file system at all.
         ([], None) => {
@@ -32,17 +53,56 @@ pub fn overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<Owne
         }
         ([], Some((upper, _))) => clone_directory(upper),
         ([lower], None) => {
-            let clone = clone_directory(lower)?;
+            let layer = Layer::new(lower, owner)?;
+            let clone = match layer.lent {
+                Some(lent) => lent,
+                None => clone_directory(lower)?,
+            };
             template::set_readonly(clone.as_fd(), false)?;
             Ok(clone)
         }
-        _ if collects_any_option() => by_one_string(lowers, upper),
-        _ => match by_layers(lowers, upper) {
-            // Of the kernels that look at each option, those before 6.8 have no `lowerdir+`.
-            Err(Failure::NoSuchOption) => by_one_string(lowers, upper),
-            Err(Failure::Other(error)) => Err(error),
-            Ok(mount) => Ok(mount),
-        },
+        _ => {
+            let layers = Layer::all(lowers, owner)?;
+            if collects_any_option() {
+                return by_one_string(&layers, upper);
+            }
+            match by_layers(&layers, upper) {
+                // Of the kernels that look at each option, those before 6.8 have no `lowerdir+`.
+                Err(Failure::NoSuchOption) => by_one_string(&layers, upper),
+                Err(Failure::Other(error)) => Err(error),
+                Ok(mount) => Ok(mount),
+            }
+        }
+    }
+}
+
+/// One lower directory.
+struct Layer<'a> {
+    path: &'a Path,
+    /// A detached mount of it under the ids of a user namespace.
+    lent: Option<OwnedFd>,
+}
+
+impl<'a> Layer<'a> {
+    fn all(lowers: &'a [PathBuf], owner: Owner<'_>) -> Result<Vec<Self>> {
+        lowers.iter().map(|path| Self::new(path, owner)).collect()
+    }
+
+    fn new(path: &'a Path, owner: Owner<'_>) -> Result<Self> {
+        let lent = match owner {
+            Owner::Node => None,
+            Owner::Namespace(namespace) => {
+                let clone = clone_directory(path)?;
+                userns::lend(clone.as_fd(), namespace, false).context(|| {
+                    format!(
+                        "show {} under the ids of a user namespace (its file system and the kernel must know idmapped mounts)",
+                        path.display()
+                    )
+                })?;
+                Some(clone)
+            }
+        };
+        Ok(Self { path, lent })
     }
 }
 
@@ -87,7 +147,7 @@ impl From<Error> for Failure {
 }
 
 fn by_layers(
-    lowers: &[PathBuf],
+    lowers: &[Layer<'_>],
     upper: Option<(&Path, &Path)>,
 ) -> std::result::Result<OwnedFd, Failure> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
@@ -96,17 +156,20 @@ fn by_layers(
     let mut kept = Vec::new();
     // The kernel wants the uppermost layer first.
     for (n, lower) in lowers.iter().rev().enumerate() {
-        let path = short(lower, &mut kept)?;
+        let path = match &lower.lent {
+            Some(lent) => format!("/proc/self/fd/{}", lent.as_raw_fd()).into(),
+            None => short(lower.path, &mut kept)?,
+        };
         match rustix::mount::fsconfig_set_string(context, "lowerdir+", &path) {
             Err(Errno::INVAL) if n == 0 => {
                 // An old kernel refuses the option, a new one a directory that is not there.
-                return match std::fs::metadata(lower) {
+                return match std::fs::metadata(lower.path) {
                     Ok(metadata) if metadata.is_dir() => Err(Failure::NoSuchOption),
-                    Ok(_) => Err(no_directory(lower, Errno::NOTDIR).into()),
-                    Err(error) => Err(Error::node(layer(lower), error).into()),
+                    Ok(_) => Err(no_directory(lower.path, Errno::NOTDIR).into()),
+                    Err(error) => Err(Error::node(layer(lower.path), error).into()),
                 };
             }
-            other => other.context(|| layer(lower))?,
+            other => other.context(|| layer(lower.path))?,
         }
     }
     for (key, path) in [
@@ -126,13 +189,19 @@ fn by_layers(
         }
         .context(|| format!("set {key} of an overlay"))?;
     }
-    rustix::mount::fsconfig_create(context).context(|| {
-        format!(
-            "create an overlay of {} layers{}",
-            lowers.len(),
-            says(context)
-        )
-    })?;
+    match rustix::mount::fsconfig_create(context) {
+        // Before 6.15 a layer must be mounted somewhere.
+        Err(Errno::INVAL) if lowers.iter().any(|lower| lower.lent.is_some()) => {
+            return Err(Failure::NoSuchOption);
+        }
+        created => created.context(|| {
+            format!(
+                "create an overlay of {} layers{}",
+                lowers.len(),
+                says(context)
+            )
+        })?,
+    }
     let attributes = match upper {
         Some(_) => MountAttrFlags::empty(),
         None => MountAttrFlags::MOUNT_ATTR_RDONLY,
@@ -188,7 +257,7 @@ fn says(context: BorrowedFd<'_>) -> String {
 
 /// Older kernels: mount(2) in a mount namespace that ends with its thread. Layers
 /// go by descriptor, because all options together have one page.
-fn by_one_string(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
+fn by_one_string(lowers: &[Layer<'_>], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
     on_fresh_thread(|| {
         sys::unshare(UnshareFlags::FS | UnshareFlags::NEWNS)
             .context(|| "unshare a mount namespace for an overlay")?;
@@ -198,13 +267,20 @@ fn by_one_string(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<Ow
                 | rustix::mount::MountPropagationFlags::REC,
         )
         .context(|| "make the mounts of a new namespace private")?;
+        let proc = template::open_proc()?;
         let mut kept = Vec::new();
         let mut data = String::from("lowerdir=");
         for (n, lower) in lowers.iter().rev().enumerate() {
             if n > 0 {
                 data.push(':');
             }
-            data.push_str(&by_descriptor(lower, &mut kept)?);
+            match &lower.lent {
+                Some(lent) => {
+                    cover_proc(lent.as_fd()).context(|| layer(lower.path))?;
+                    data.push_str(&name_of(lent.as_fd()));
+                }
+                None => data.push_str(&by_descriptor(lower.path, &mut kept)?),
+            }
         }
         if let Some((upper, work)) = upper {
             data.push_str(",upperdir=");
@@ -225,27 +301,39 @@ fn by_one_string(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<Ow
             Some(_) => MountFlags::empty(),
             None => MountFlags::RDONLY,
         };
-        // Covers a directory in this thread's namespace only.
-        let point = "/proc";
-        let keep = template::open_proc()?;
-        rustix::process::fchdir(&keep).context(|| "enter /proc")?;
-        rustix::mount::mount("overlay", point, "overlay", flags, data.as_c_str())
+        rustix::process::fchdir(&proc).context(|| "enter /proc")?;
+        rustix::mount::mount("overlay", POINT, "overlay", flags, data.as_c_str())
             .context(|| format!("mount an overlay of {} layers", lowers.len()))?;
         rustix::mount::open_tree(
             CWD,
-            point,
+            POINT,
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
         )
         .context(|| "detach an overlay")
     })
 }
 
-/// No escaping is needed in `/proc/self/fd/N`, whatever the path has in it.
+/// Covered in a thread's own namespace only: every machine has it.
+const POINT: &str = "/proc";
+
+/// Layers that are detached become mounts of this namespace. They may lie on each other,
+/// because they are named by their descriptors, from within the procfs below them.
+fn cover_proc(mount: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", CWD, POINT, flags)
+}
+
+/// For one whose working directory is `/proc`.
+fn name_of(descriptor: BorrowedFd<'_>) -> String {
+    format!("thread-self/fd/{}", descriptor.as_raw_fd())
+}
+
+/// No escaping is needed in `thread-self/fd/N`, whatever the path has in it.
 fn by_descriptor(path: &Path, kept: &mut Vec<OwnedFd>) -> Result<String> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty())
         .context(|| format!("open {}", path.display()))?;
-    let name = format!("/proc/thread-self/fd/{}", directory.as_raw_fd());
+    let name = name_of(directory.as_fd());
     kept.push(directory);
     Ok(name)
 }
@@ -287,8 +375,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let lowers = layers(directory.path());
         type Way = fn(&[PathBuf], Option<(&Path, &Path)>) -> Result<OwnedFd>;
-        let ways: [Way; 2] = [overlay, by_one_string];
-        for (n, way) in ways.iter().enumerate() {
+        let old: Way =
+            |lowers, upper| by_one_string(&Layer::all(lowers, Owner::Node).unwrap(), upper);
+        for (n, way) in [overlay, old].iter().enumerate() {
             let upper = directory.path().join(format!("upper{n}"));
             let work = directory.path().join(format!("work{n}"));
             fs::create_dir(&upper).unwrap();
@@ -301,6 +390,46 @@ mod tests {
                 assert_eq!(write(&mount, "new").is_ok(), writable, "way {n}");
             }
             assert!(upper.join("new").exists());
+        }
+    }
+
+    #[test]
+    fn layers_are_shown_under_the_ids_of_a_namespace_by_every_way() {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let lowers = layers(directory.path());
+        std::os::unix::fs::chown(lowers[0].join("a"), Some(7), Some(8)).unwrap();
+        let namespace = userns::tests::namespace(100_000).unwrap();
+        let owner = Owner::Namespace(namespace.as_fd());
+        type Way = fn(&[PathBuf], Option<(&Path, &Path)>, Owner<'_>) -> Result<OwnedFd>;
+        let old: Way = |lowers, upper, owner| by_one_string(&Layer::all(lowers, owner)?, upper);
+        for (n, way) in [overlay_of, old].iter().enumerate() {
+            let upper = directory.path().join(format!("upper{n}"));
+            let work = directory.path().join(format!("work{n}"));
+            fs::create_dir(&upper).unwrap();
+            fs::create_dir(&work).unwrap();
+            for (lowers, upper) in [
+                (&lowers[..], None),
+                (&lowers[..1], None),
+                (&lowers[..], Some((&*upper, &*work))),
+            ] {
+                if lowers.len() == 1 && n == 1 {
+                    continue;
+                }
+                let mount = way(lowers, upper, owner).unwrap();
+                let ids = |name: &str| {
+                    let stat = rustix::fs::statat(&mount, name, rustix::fs::AtFlags::empty());
+                    stat.map(|stat| (stat.st_uid, stat.st_gid)).unwrap()
+                };
+                assert_eq!(ids("a"), (100_007, 100_008), "way {n}");
+                assert_eq!(ids("b"), (100_000, 100_000), "way {n}");
+            }
+            let mount = way(&lowers, Some((&upper, &work)), owner).unwrap();
+            write(&mount, "new").unwrap();
+            // Copied up with its owner.
+            rustix::fs::chmodat(&mount, "a", Mode::RUSR, rustix::fs::AtFlags::empty()).unwrap();
+            let copied = fs::metadata(upper.join("a")).unwrap();
+            assert_eq!((copied.uid(), copied.gid()), (100_007, 100_008), "way {n}");
         }
     }
 

@@ -10,13 +10,15 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use super::pins::PinRoom;
 use super::{Context, template};
 use crate::error::{Error, Result};
+use crate::model::IdMap;
 
 /// Bytes that a pod may keep in shared memory, as other runtimes have it.
 pub const SIZE: u64 = 64 * 1024 * 1024;
 
 /// Makes the shared memory of a pod; [`PinRoom::remove`] drops it. Not twice for
-/// one pod.
-pub fn create(room: &PinRoom, name: &str) -> Result<()> {
+/// one pod. It belongs to the root of the pod's user namespace, if that has one.
+pub fn create(room: &PinRoom, name: &str, ids: Option<IdMap>) -> Result<()> {
+    let root = ids.map_or((0, 0), |ids| (ids.uids.host, ids.gids.host));
     let pod = room.make_directory(name)?;
     match rustix::fs::mkdirat(&pod, "shm", Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
@@ -27,7 +29,13 @@ pub fn create(room: &PinRoom, name: &str) -> Result<()> {
             ));
         }
     }
-    let memory = template::tmpfs(&[("size", &SIZE.to_string()), ("mode", "1777")])?;
+    let (size, uid, gid) = (SIZE.to_string(), root.0.to_string(), root.1.to_string());
+    let memory = template::tmpfs(&[
+        ("size", &size),
+        ("mode", "1777"),
+        ("uid", &uid),
+        ("gid", &gid),
+    ])?;
     room.inside(|| {
         rustix::mount::move_mount(
             memory.as_fd(),

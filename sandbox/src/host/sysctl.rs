@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Uid;
 use rustix::thread::LinkNameSpaceType;
 
 use super::pins::PodNamespaces;
@@ -17,12 +18,14 @@ use crate::model::Map;
 const LOW_PORTS: &str = "net.ipv4.ip_unprivileged_port_start";
 
 /// Sets the host name (unless empty), the settings of the pod, and by default
-/// that guests without privileges may bind ports below 1024.
+/// that guests without privileges may bind ports below 1024. `root` is the node's id of
+/// the user who is root in the pod.
 pub fn apply(
     namespaces: &PodNamespaces,
     hostname: &str,
     sysctls: &Map,
     low_ports: bool,
+    root: u32,
 ) -> Result<()> {
     let mut writes = Vec::new();
     if low_ports && namespaces.net.is_some() && !sysctls.contains_key(LOW_PORTS) {
@@ -55,18 +58,34 @@ pub fn apply(
                 .context(|| format!("set the host name {hostname}"))?;
         }
         for (key, path, value) in &writes {
-            put(key, path, value)?;
+            put(key, path, value, root)?;
         }
         Ok(())
     })
 }
 
-fn put(key: &str, path: &Path, value: &str) -> Result<()> {
+fn put(key: &str, path: &Path, value: &str, root: u32) -> Result<()> {
     use std::io::Write as _;
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(value.as_bytes()));
+    let write = || {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(value.as_bytes()))
+    };
+    let mut written = write();
+    let denied = |error: &io::Error| error.kind() == ErrorKind::PermissionDenied;
+    if root != 0 && written.as_ref().is_err_and(denied) {
+        // Settings of an IPC namespace belong to the root of its user namespace and, since
+        // Linux 5.19, to nobody else. Those of a network namespace to the node's root too.
+        let seen = |effective| {
+            let (own, effective) = (Uid::ROOT, Uid::from_raw(effective));
+            rustix::thread::set_thread_res_uid(own, effective, own)
+                .context(|| format!("become the root of the pod to set sysctl {key}"))
+        };
+        seen(root)?;
+        written = write();
+        seen(0)?;
+    }
     written.map_err(|error| refused(key, value, error))
 }
 
@@ -139,11 +158,13 @@ impl Kind {
 mod tests {
     use super::super::pins::{PinRoom, Want};
     use super::*;
+    use crate::model::{IdMap, IdRange};
 
     #[test]
     fn only_settings_of_own_namespaces_have_a_path() {
         let file = || Some(std::fs::File::open("/dev/null").unwrap().into());
         let all = PodNamespaces {
+            user: None,
             net: file(),
             ipc: file(),
             uts: None,
@@ -179,13 +200,29 @@ mod tests {
     #[test]
     fn a_real_pod_gets_its_settings_and_the_node_keeps_its_own() {
         let state = tempfile::tempdir().unwrap();
-        let room = PinRoom::open(state.path()).unwrap();
-        let want = Want {
-            net: true,
-            ipc: true,
-            uts: true,
+        let range = IdRange {
+            host: 100_000,
+            length: 65536,
         };
-        let pod = room.create("pod", want).unwrap();
+        let ids = IdMap {
+            uids: range,
+            gids: range,
+        };
+        let room = PinRoom::open(state.path()).unwrap();
+        for (name, user) in [("plain", None), ("users", Some(ids))] {
+            let want = Want {
+                user,
+                net: true,
+                ipc: true,
+                uts: true,
+            };
+            let root = user.map_or(0, |ids| ids.uids.host);
+            gets_its_settings(&room.create(name, want).unwrap(), root);
+        }
+        room.destroy().unwrap();
+    }
+
+    fn gets_its_settings(pod: &PodNamespaces, root: u32) {
         let node = |key: &str| std::fs::read_to_string(format!("/proc/sys/{key}")).unwrap();
         let before = (node("kernel/shmmni"), node("kernel/hostname"));
         let sysctls = |pairs: &[(&str, &str)]| -> Map {
@@ -195,7 +232,7 @@ mod tests {
             own.collect()
         };
         let good = sysctls(&[("kernel.shmmni", "77"), ("net.ipv4.ip_forward", "1")]);
-        apply(&pod, "some-pod", &good, true).unwrap();
+        apply(pod, "some-pod", &good, true, root).unwrap();
         let inside = on_fresh_thread(|| {
             use std::os::fd::AsFd as _;
             for namespace in [&pod.net, &pod.ipc, &pod.uts] {
@@ -218,12 +255,11 @@ mod tests {
             ("kernel.shmmni", "many"),
             ("vm.swappiness", "1"),
         ] {
-            let refused = apply(&pod, "", &sysctls(&[bad]), true);
+            let refused = apply(pod, "", &sysctls(&[bad]), true, root);
             assert!(
                 matches!(refused, Err(Error::Invalid(_))),
                 "{bad:?}: {refused:?}"
             );
         }
-        room.destroy().unwrap();
     }
 }

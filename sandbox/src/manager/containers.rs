@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::{Container, Inner, Pod, Sandboxes, blocking, chain, now, shim};
 use crate::container_state::{ContainerEvent, ContainerState, ProcessIdentity};
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::host::{mounts, oci, oom_score, rootfs, shm};
+use crate::host::{cgroup, mounts, oci, oom_score, rootfs, shm, volume};
 use crate::id::{ContainerId, SandboxId};
 use crate::laps::Laps;
 use crate::model::{ContainerSpec, EngineSpec, Mount, PidMode, Scope};
@@ -102,7 +102,7 @@ impl Inner {
             .unwrap_or_else(|| self.config.cgroup_parent.clone());
         let shim_leaf = matches!(spec.engine, EngineSpec::Runc).then(|| LeafName {
             parent: parent.clone(),
-            name: format!("{id}.shim"),
+            name: cgroup::own_name(&parent, &format!("{id}.shim")),
         });
         let log_path = match (&pod.spec.log_directory, &spec.log_path) {
             (Some(directory), Some(path)) => Some(directory.join(path)),
@@ -112,8 +112,8 @@ impl Inner {
             version: record::VERSION,
             boot_id: self.boot_id.clone(),
             leaf: LeafName {
+                name: cgroup::own_name(&parent, id.as_str()),
                 parent,
-                name: id.as_str().to_owned(),
             },
             id,
             sandbox: pod.id.clone(),
@@ -153,16 +153,23 @@ impl Inner {
     ) -> Result<OwnedFd> {
         record::write(&self.config.root, record)?;
         fault::point("create/recorded");
-        self.leaf(&record.leaf)?.create(&record.resources)?;
-        if let Some(leaf) = &record.shim_leaf {
-            self.leaf(leaf)?.create(&Default::default())?;
+        let leaf = self.leaf(&record.leaf)?;
+        // The scope of a Linux container is started by runc, with its process in it.
+        if container.is_wasm() || !leaf.is_scope() {
+            leaf.create(&record.resources)?.stay()?;
         }
+        let shim_holder = match &record.shim_leaf {
+            Some(shim_leaf) => Some(self.leaf(shim_leaf)?.create(&Default::default())?),
+            None => None,
+        };
         laps.lap("cgroup");
         fault::point("create/cgroup");
         let parts = self.prepare(container, pod, record, code)?;
         laps.lap("root");
         fault::point("create/prepared");
         let child = self.launch_shim(container, pod, record, parts.listener)?;
+        // Now the shim is there.
+        drop(shim_holder);
         laps.lap("launch");
         fault::point("create/launched");
         let identity = ProcessIdentity {
@@ -180,6 +187,10 @@ impl Inner {
         let socket = container.socket(&self.config.state);
         let pid = shim::create(&child, &socket, &fds, CREATE_DEADLINE)
             .map_err(|error| error.on(format!("create container {}", container.spec.name)))?;
+        if !container.is_wasm() {
+            // Its counter of kills must outlast its last process.
+            leaf.hold()?;
+        }
         laps.lap("engine");
         fault::point("create/shim-created");
         container.apply(
@@ -246,8 +257,18 @@ impl Inner {
     }
 
     fn pid_namespace_of(&self, container: &Container, pod: &Pod) -> Result<PidNamespace> {
+        // The kernel mounts a procfs, which every Linux container has, for the owner of the
+        // PID namespace only.
+        let foreign = |whose: &str| {
+            Err(Error::Invalid(format!(
+                "container {} of a pod with a user namespace asks for the process ids of {whose}, which belong to the node",
+                container.spec.name
+            )))
+        };
+        let in_users = pod.spec.user_namespace.is_some() && !container.is_wasm();
         Ok(match &container.spec.pid {
             PidMode::Container => PidNamespace::Own,
+            PidMode::Node if in_users => return foreign("the node"),
             PidMode::Node => PidNamespace::Node,
             PidMode::Pod => {
                 let init = pod.record().init.ok_or_else(|| {
@@ -264,6 +285,9 @@ impl Inner {
                     return Err(Error::Invalid(format!(
                         "target container {id} belongs to another pod"
                     )));
+                }
+                if in_users && target.is_wasm() {
+                    return foreign(&format!("the Wasm container {id}"));
                 }
                 match target.state() {
                     ContainerState::Running { .. } => {
@@ -297,16 +321,41 @@ impl Inner {
             std::fs::create_dir_all(directory)
                 .map_err(|e| Error::node(format!("create {}", directory.display()), e))?;
         }
-        let root = rootfs::overlay(&spec.lowers, Some((&upper, &work)))?;
+        let namespaces = pod.namespaces();
+        let users = namespaces.as_ref().and_then(|n| n.user.as_ref());
+        let users = users.map(AsFd::as_fd);
+        if let Some(ids) = pod.spec.user_namespace {
+            std::os::unix::fs::chown(&upper, Some(ids.uids.host), Some(ids.gids.host)).map_err(
+                |e| Error::node(format!("give {} to the pod's root", upper.display()), e),
+            )?;
+        }
+        let owner = users.map_or(rootfs::Owner::Node, rootfs::Owner::Namespace);
+        let root = rootfs::overlay_of(&spec.lowers, Some((&upper, &work)), owner)?;
         let mut fds = vec![(FdRole::Rootfs, root)];
-        let mounts = self.all_mounts(container, pod);
+        if let Some(users) = users {
+            let users = users.try_clone_to_owned();
+            let users = users.map_err(|e| Error::node("share the pod's user namespace", e))?;
+            fds.push((FdRole::UserNamespace, users));
+        }
+        let mut mounts = self.all_mounts(container, pod);
+        for (n, volume) in mounts
+            .iter_mut()
+            .filter_map(|m| m.image.as_mut())
+            .enumerate()
+        {
+            if !volume.files.is_empty() {
+                let place = lasting.join("volumes").join(n.to_string());
+                volume::lay_out(&volume.files, &place)?;
+                volume.lowers = vec![place];
+            }
+        }
         let (oci_spec, engine) = match &spec.engine {
             EngineSpec::Wasm { section, .. } => {
                 for (n, mount) in mounts.iter().enumerate() {
                     let n = u32::try_from(n).map_err(|e| Error::node("count mounts", e))?;
                     fds.push((
                         FdRole::Mount(n),
-                        mounts::detached(mount, mounts::Guest::Wasm)?,
+                        mounts::detached(mount, mounts::Guest::Wasm, users)?,
                     ));
                 }
                 let template = self
@@ -321,17 +370,24 @@ impl Inner {
                 )
             }
             EngineSpec::Runc => {
-                let linux = self.linux_spec(container, pod, record, &bundle, mounts)?;
-                if let Some((n, fd)) = linux.shm {
-                    fds.push((FdRole::Mount(n), fd));
+                let (spec, handed) = self.linux_spec(container, pod, record, &bundle, &mounts)?;
+                for (n, what) in handed {
+                    let mount = match what {
+                        oci::Handed::Shm => self.pod_shm(pod)?,
+                        oci::Handed::Mount(k) => {
+                            mounts::detached(&mounts[k], mounts::Guest::Linux, users)?
+                        }
+                    };
+                    mount_point(&bundle.join("mounts"), n, mount.as_fd())?;
+                    fds.push((FdRole::Mount(n), mount));
                 }
                 (
-                    linux.spec,
+                    spec,
                     EngineSection::Runc(RuncSection {
                         binary: self.config.runc.clone(),
                         root: self.runc_root(),
                         bundle: bundle.clone(),
-                        systemd_cgroup: false,
+                        systemd_cgroup: self.leaf(&record.leaf)?.is_scope(),
                     }),
                 )
             }
@@ -391,6 +447,7 @@ impl Inner {
                 ..Mount::default()
             })
             .chain(asked.iter().cloned())
+            .chain(edited_mounts(container))
             .collect();
         mounts.sort_by_key(|m| Path::new(&m.container_path).components().count());
         mounts
@@ -401,7 +458,7 @@ impl Inner {
     fn pod_shm(&self, pod: &Pod) -> Result<OwnedFd> {
         let (room, name) = (&self.host.pins, pod.id.as_str());
         shm::open(room, name).or_else(|_absent| {
-            shm::create(room, name)?;
+            shm::create(room, name, pod.spec.user_namespace)?;
             shm::open(room, name)
         })
     }
@@ -412,42 +469,53 @@ impl Inner {
         pod: &Pod,
         record: &ContainerRecord,
         bundle: &Path,
-        mounts: Vec<Mount>,
-    ) -> Result<LinuxParts> {
-        let own_ipc = pod.spec.namespaces.ipc == Scope::Pod;
-        let shm = own_ipc.then(|| self.pod_shm(pod)).transpose()?;
-        let pid_path = match self.pid_namespace_of(container, pod)? {
+        mounts: &[Mount],
+    ) -> Result<(oci_spec::runtime::Spec, oci::HandedMounts)> {
+        let pid = match self.pid_namespace_of(container, pod)? {
             PidNamespace::Own => oci::PidNamespace::New,
             PidNamespace::Node => oci::PidNamespace::Host,
             PidNamespace::Process(pid) => {
                 oci::PidNamespace::Path(format!("/proc/{pid}/ns/pid").into())
             }
         };
-        let input = oci::LinuxInput {
+        oci::linux(&oci::LinuxInput {
             pod: &pod.spec,
             container: &container.spec,
-            mounts: &mounts,
+            mounts,
             bundle,
-            cgroups_path: format!("{}/{}", record.leaf.parent, record.leaf.name),
-            pid: pid_path,
-            own_shm: shm.is_some(),
-        };
-        let (spec, shm_index) = oci::linux(&input)?;
-        if let Some(n) = shm_index {
-            let point = bundle.join("mounts").join(n.to_string());
-            std::fs::create_dir_all(&point)
-                .map_err(|e| Error::node(format!("create {}", point.display()), e))?;
-        }
-        Ok(LinuxParts {
-            spec,
-            shm: shm_index.zip(shm),
+            cgroups_path: self.leaf(&record.leaf)?.oci_path(),
+            pid,
+            own_shm: pod.spec.namespaces.ipc == Scope::Pod,
         })
     }
 }
 
-struct LinuxParts {
-    spec: oci_spec::runtime::Spec,
-    shm: Option<(u32, OwnedFd)>,
+/// Mounts of CDI devices in a Wasm container, which knows no other options; runc reads
+/// them from its config as they are.
+fn edited_mounts(container: &Container) -> impl Iterator<Item = Mount> {
+    let edits = container.is_wasm().then_some(&container.spec.edits);
+    edits
+        .into_iter()
+        .flat_map(|edits| &edits.mounts)
+        .map(|mount| Mount {
+            container_path: mount.container_path.clone(),
+            host_path: mount.host_path.clone().into(),
+            readonly: mount.options.iter().any(|option| option == "ro"),
+            ..Mount::default()
+        })
+}
+
+/// Where a shim attaches a mount for runc: a directory, or a file for a file.
+fn mount_point(directory: &Path, n: u32, mount: BorrowedFd<'_>) -> Result<()> {
+    let point = directory.join(n.to_string());
+    let what = || format!("create {}", point.display());
+    std::fs::create_dir_all(directory).map_err(|e| Error::node(what(), e))?;
+    let kind = rustix::fs::fstat(mount).map_err(|e| Error::node("look at a mount", e))?;
+    let made = match rustix::fs::FileType::from_raw_mode(kind.st_mode) {
+        rustix::fs::FileType::Directory => std::fs::create_dir(&point),
+        _ => File::create(&point).map(drop),
+    };
+    made.map_err(|e| Error::node(what(), e))
 }
 
 struct Parts {

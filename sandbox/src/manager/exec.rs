@@ -312,7 +312,7 @@ impl Inner {
                     binary: self.config.runc.clone(),
                     root: self.runc_root(),
                     bundle: directory.to_owned(),
-                    systemd_cgroup: false,
+                    systemd_cgroup: self.leaf(&container.record().leaf)?.is_scope(),
                 }),
             ),
         };
@@ -358,6 +358,12 @@ impl Inner {
         };
         if let Some(code) = &exec.code {
             parts.push((FdRole::Code, code.as_fd()));
+        }
+        // runc's own exec goes where its container is.
+        let namespaces = self.pod(&container.sandbox)?.namespaces();
+        let users = namespaces.as_ref().and_then(|n| n.user.as_ref());
+        if let Some(users) = users.filter(|_| wasm) {
+            parts.push((FdRole::UserNamespace, users.as_fd()));
         }
         let child = launch(Launch {
             program,

@@ -36,6 +36,7 @@ use criw_net::Network;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::error::{Error, Result};
+use crate::host::cgroup::Driver;
 use crate::id::{ContainerId, SandboxId};
 use crate::record::PodPhase;
 use crate::view::{ContainerView, Event, PodView};
@@ -61,7 +62,9 @@ pub struct Config {
     pub libexec: PathBuf,
     /// The runc binary.
     pub runc: PathBuf,
-    /// cgroup parent of pods that name none, "/criw".
+    /// Who makes cgroups.
+    pub cgroup_driver: Driver,
+    /// cgroup parent of pods that name none, "/criw" or "criw.slice".
     pub cgroup_parent: String,
     /// Let non-root containers bind ports below 1024 (a sysctl of the pod's network namespace).
     pub unprivileged_ports: bool,

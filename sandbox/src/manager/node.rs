@@ -17,9 +17,9 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn open(state: &Path) -> Result<Self> {
+    pub(crate) fn open(state: &Path, libexec: &Path) -> Result<Self> {
         Ok(Self {
-            cgroups: Cgroups::detect(Path::new("/sys/fs/cgroup"))?,
+            cgroups: Cgroups::detect(Path::new("/sys/fs/cgroup"), &libexec.join("criw-init"))?,
             pins: PinRoom::open(state)?,
             template: mount_template()?,
         })

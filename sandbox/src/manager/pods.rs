@@ -13,7 +13,7 @@ use super::tear_down::{KILL_DEADLINE, end_process};
 use super::{Inner, Pod, Sandboxes, blocking, chain, now};
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::host::{self, pins::Want};
+use crate::host::{self, cgroup, pins::Want};
 use crate::id::SandboxId;
 use crate::laps::Laps;
 use crate::model::{PidMode, PodSpec, Resources, Scope};
@@ -96,6 +96,10 @@ impl Sandboxes {
 
 impl Inner {
     async fn build_pod(self: &Arc<Self>, spec: PodSpec) -> Result<SandboxId> {
+        let parent = spec.cgroup_parent.as_ref();
+        self.config
+            .cgroup_driver
+            .check(parent.unwrap_or(&self.config.cgroup_parent))?;
         let id = SandboxId::random();
         let record = PodRecord {
             version: record::VERSION,
@@ -167,6 +171,7 @@ impl Inner {
         let namespaces = self.host.pins.create(
             pod.id.as_str(),
             Want {
+                user: pod.spec.user_namespace,
                 net: own_network,
                 ipc: modes.ipc == Scope::Pod,
                 // The host name is the node's exactly when the network is.
@@ -178,6 +183,7 @@ impl Inner {
             &pod.spec.hostname,
             &pod.spec.sysctls,
             self.config.unprivileged_ports,
+            pod.spec.user_namespace.map_or(0, |ids| ids.uids.host),
         )?;
         Ok(namespaces)
     }
@@ -261,11 +267,16 @@ impl Inner {
                 .cgroup_parent
                 .as_deref()
                 .unwrap_or(&self.config.cgroup_parent);
-            let leaf = self.host.cgroups.leaf(parent, &init_leaf(&pod.id))?;
-            leaf.create(&Resources::default())?;
+            let name = cgroup::own_name(parent, &init_leaf(&pod.id));
+            let leaf = self.host.cgroups.leaf(parent, &name)?;
+            // Until the init is there.
+            let _holder = leaf.create(&Resources::default())?;
             let program = self.config.libexec.join("criw-init");
             let template = std::os::fd::AsFd::as_fd(&self.host.template);
-            let init = host::init::start(&program, template, &leaf.dirs())?;
+            let namespaces = pod.namespaces();
+            let user = namespaces.as_ref().and_then(|n| n.user.as_ref());
+            let user = user.map(std::os::fd::AsFd::as_fd);
+            let init = host::init::start(&program, template, user, &leaf.dirs())?;
             pod.change(&self.config.root, |r| r.init = Some(init.identity))?;
         }
         Ok(())
@@ -334,7 +345,8 @@ impl Inner {
                     end_process(identity, KILL_DEADLINE);
                 }
                 let parent = parent.as_deref().unwrap_or(&inner.config.cgroup_parent);
-                let leaf = inner.host.cgroups.leaf(parent, &init_leaf(&id))?;
+                let name = cgroup::own_name(parent, &init_leaf(&id));
+                let leaf = inner.host.cgroups.leaf(parent, &name)?;
                 leaf.kill(KILL_DEADLINE)?;
                 leaf.remove(KILL_DEADLINE)?;
             }
@@ -361,7 +373,7 @@ impl Inner {
     }
 }
 
-/// Leaf of a pod's init, beside the containers' leaves.
+/// Plain name of the leaf of a pod's init, beside the containers' leaves.
 pub(crate) fn init_leaf(id: &SandboxId) -> String {
     format!("{id}.init")
 }

@@ -26,6 +26,7 @@ use super::{Config, Container, EVENT_QUEUE, Index, Inner, Pod, Sandboxes, blocki
 use crate::container_state::{ContainerEvent, ContainerState};
 use crate::error::{Error, Result};
 use crate::host::boot;
+use crate::host::cgroup::plain_name;
 use crate::id::{ContainerId, SandboxId};
 use crate::record::{self, ContainerRecord, PodPhase, PodRecord};
 
@@ -43,7 +44,7 @@ impl Sandboxes {
         let (host, pods, containers) = blocking(move || {
             private_directory(&setup.root)?;
             private_directory(&setup.state)?;
-            let host = Host::open(&setup.state)?;
+            let host = Host::open(&setup.state, &setup.libexec)?;
             let pods: Vec<PodRecord> = record::read_all(&setup.root)?;
             let containers: Vec<ContainerRecord> = record::read_all(&setup.root)?;
             Ok((host, pods, containers))
@@ -169,7 +170,7 @@ impl Inner {
             let record = container.record();
             (record.leaf.clone(), record.state.shim())
         };
-        let procs = self.leaf(&leaf).and_then(|leaf| leaf.procs());
+        let procs = self.leaf(&leaf).and_then(|leaf| leaf.workload());
         for pid in procs.unwrap_or_default() {
             if shim.is_some_and(|shim| shim.pid == pid) {
                 continue;
@@ -244,9 +245,13 @@ impl Inner {
             Some(identity) => boot::open_if_same(identity)?.is_none(),
             None => false,
         };
-        if (needs_net && !has_net) || init_gone {
+        let user_gone =
+            pod.spec.user_namespace.is_some() && pod.namespaces().is_none_or(|n| n.user.is_none());
+        if (needs_net && !has_net) || init_gone || user_gone {
             let why = if init_gone {
                 "the init of its shared PID namespace is gone"
+            } else if user_gone {
+                "its user namespace is gone"
             } else {
                 "its network namespace is gone"
             };
@@ -320,17 +325,19 @@ impl Inner {
             let mut known = HashSet::new();
             for container in index.containers.values() {
                 let record = container.record();
-                known.insert(record.leaf.name.clone());
-                known.extend(record.shim_leaf.as_ref().map(|l| l.name.clone()));
+                let leaves = [Some(&record.leaf), record.shim_leaf.as_ref()];
+                let names = leaves.into_iter().flatten();
+                known.extend(names.map(|leaf| plain_name(&leaf.name).to_owned()));
             }
             known.extend(index.pods.keys().map(super::pods::init_leaf));
             (parents, known)
         };
         for parent in parents {
             for name in self.host.cgroups.children(&parent).unwrap_or_default() {
-                let id = name.split('.').next().unwrap_or_default();
+                let plain = plain_name(&name);
+                let id = plain.split('.').next().unwrap_or_default();
                 let ours = parent == self.config.cgroup_parent || damaged.contains(id);
-                if !ours || ContainerId::try_from(id.to_owned()).is_err() || known.contains(&name) {
+                if !ours || ContainerId::try_from(id.to_owned()).is_err() || known.contains(plain) {
                     continue;
                 }
                 tracing::warn!(

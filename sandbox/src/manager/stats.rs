@@ -3,6 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use super::{Sandboxes, blocking};
+use crate::detail::{self, Detail};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, SandboxId};
 use crate::record::{self, ContainerRecord};
@@ -31,6 +32,25 @@ impl Sandboxes {
         .await
     }
 
+    /// Everything that the cgroup of a running container counts, how often the kernel ended
+    /// a process in it for want of memory, and its path below each hierarchy's root.
+    ///
+    /// # Errors
+    /// As [`Self::container_stats`].
+    pub async fn container_detail(&self, id: &ContainerId) -> Result<(Detail, u64, String)> {
+        let inner = self.inner.clone();
+        let container = inner.container(id)?;
+        if !container.state().is_running() {
+            return Err(Error::WrongState(format!("container {id} is not running")));
+        }
+        blocking(move || {
+            let leaf = inner.leaf(&container.record().leaf)?;
+            let detail = detail::read(&leaf.dirs())?;
+            Ok((detail, leaf.oom_kills()?, leaf.path()))
+        })
+        .await
+    }
+
     /// Usage of a pod and its network.
     ///
     /// # Errors
@@ -46,8 +66,8 @@ impl Sandboxes {
                 .map(|container| inner.leaf(&container.record().leaf))
                 .collect::<Result<Vec<_>>>()?;
             let parent = pod.spec.cgroup_parent.as_deref().unwrap_or_default();
-            let own = stats::own_group(parent, &pod.spec.uid)
-                .map(|(parent, name)| inner.host.cgroups.leaf(parent, name))
+            let own = stats::is_own_group(parent, &pod.spec.uid)
+                .then(|| inner.host.cgroups.parent(parent))
                 .transpose()?;
             let namespaces = pod.namespaces();
             let netns = namespaces.as_ref().and_then(|n| n.net.as_ref());

@@ -1,20 +1,23 @@
 //! `make bench-http`: requests a second and latencies of a component that answers
 //! "hello", beside a native hyper server that answers the same. Both run in the same
 //! pod's network on CPU 0 with one thread; the clients are on the other CPUs. Rounds
-//! alternate, so that both see the same machine.
+//! alternate, so that all see the same machine. With `--wasmtime`, Wasmtime's own
+//! `wasmtime serve` of that path runs the same component as a third.
 //!
-//! usage: criw-bench-http [--rounds 10] [--seconds 2] [--clients 8]
+//! usage: criw-bench-http [--rounds 10] [--seconds 2] [--clients 8] [--wasmtime PROGRAM]
 
 use std::convert::Infallible;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use criw_proto::v1::*;
 use criw_tests::machine::Machine;
-use criw_tests::{images, plan, wait};
+use criw_tests::{binaries, images, plan, wait};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -23,12 +26,18 @@ use hyper_util::rt::TokioIo;
 use rustix::process::Pid;
 use rustix::thread::CpuSet;
 
+const SHIM_PORT: u16 = 8080;
 const NATIVE_PORT: u16 = 9000;
+const WASMTIME_PORT: u16 = 9001;
+
+const USAGE: &str =
+    "usage: criw-bench-http [--rounds 10] [--seconds 2] [--clients 8] [--wasmtime PROGRAM]";
 
 struct Options {
     rounds: usize,
     time: Duration,
     clients: usize,
+    wasmtime: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -51,18 +60,23 @@ fn options() -> Result<Options> {
         rounds: 10,
         time: Duration::from_secs(2),
         clients: 8,
+        wasmtime: None,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let value = args
             .next()
             .with_context(|| format!("{arg} needs a value"))?;
+        if arg == "--wasmtime" {
+            options.wasmtime = Some(std::path::absolute(&value)?);
+            continue;
+        }
         let number: usize = value.parse().with_context(|| arg.clone())?;
         match &*arg {
             "--rounds" => options.rounds = number,
             "--seconds" => options.time = Duration::from_secs(number as u64),
             "--clients" => options.clients = number,
-            _ => bail!("usage: criw-bench-http [--rounds 10] [--seconds 2] [--clients 8]"),
+            _ => bail!(USAGE),
         }
     }
     Ok(options)
@@ -93,10 +107,27 @@ fn native() -> Result<()> {
     })
 }
 
-/// The native server in the network namespace of a process; killed when dropped.
-struct Native(Child);
+/// A server in the network namespace of the pod; killed when dropped.
+struct Server(Child);
 
-impl Drop for Native {
+impl Server {
+    /// `command` is a program with arguments; it shares CPU 0 with the others.
+    fn start(machine: &Machine, shim: i32, command: &[&OsStr]) -> Result<Self> {
+        let child = machine
+            .world
+            .command("nsenter")
+            .arg(format!("--net=/proc/{shim}/ns/net"))
+            .args(["taskset", "--cpu-list", "0"])
+            .args(command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -125,42 +156,51 @@ fn bench(options: &Options) -> Result<()> {
     let id = machine.run(&pod, config)?;
     let shim = machine.pid(&id)?;
     pin(shim, 0)?;
-    let program = std::env::current_exe()?;
-    let native = machine
-        .world
-        .command("nsenter")
-        .arg(format!("--net=/proc/{shim}/ns/net"))
-        .arg(program)
-        .arg("native")
-        .stdin(Stdio::null())
-        .spawn()
-        .context("start the native server")?;
-    let native = Native(native);
-    pin(native.0.id() as i32, 0)?;
+    let own = std::env::current_exe()?;
+    let mut servers = vec![Server::start(
+        &machine,
+        shim,
+        &[own.as_os_str(), OsStr::new("native")],
+    )?];
+    let mut asked = vec![("component", SHIM_PORT), ("native hyper", NATIVE_PORT)];
+    if let Some(wasmtime) = &options.wasmtime {
+        let module = machine.world.path("hello.component.wasm");
+        std::fs::write(&module, binaries::guest("hello.component")?)?;
+        let listen = format!("0.0.0.0:{WASMTIME_PORT}");
+        let words = ["serve", "-Scli", "--addr", &listen].map(OsStr::new);
+        let command = [&[wasmtime.as_os_str()], &words[..], &[module.as_os_str()]].concat();
+        servers.push(Server::start(&machine, shim, &command)?);
+        asked.push(("wasmtime serve", WASMTIME_PORT));
+    }
     let ip = machine.pod_ip(&pod.id)?;
-    let (ours, theirs): (SocketAddr, SocketAddr) = ((ip, 8080).into(), (ip, NATIVE_PORT).into());
-    let run = |address| machine.world.enter(|| round(address, options));
-    for address in [ours, theirs] {
+    let run = |port| {
+        let address = SocketAddr::from((ip, port));
+        machine.world.enter(|| round(address, options))
+    };
+    for (_, port) in &asked {
+        let address = SocketAddr::from((ip, *port));
         wait::until("the server to answer", wait::PATIENCE, || {
             machine
                 .world
                 .enter(|| ask(&mut connect(address)?).map(drop))
                 .ok()
         })?;
-        run(address)?;
+        run(*port)?;
     }
-    let (mut component, mut hyper) = (Vec::new(), Vec::new());
+    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); asked.len()];
     for _ in 0..options.rounds {
-        component.extend(run(ours)?);
-        hyper.extend(run(theirs)?);
+        for ((_, port), times) in asked.iter().zip(&mut times) {
+            times.extend(run(*port)?);
+        }
     }
     println!(
         "{} clients, {} rounds of {:?}, one server thread on CPU 0",
         options.clients, options.rounds, options.time
     );
-    report("component", &mut component, options);
-    report("native hyper", &mut hyper, options);
-    drop(native);
+    for ((name, _), times) in asked.iter().zip(&mut times) {
+        report(name, times, options);
+    }
+    drop(servers);
     machine.remove_pod(&pod.id)?;
     Ok(())
 }

@@ -10,6 +10,7 @@ mod files;
 mod mounts;
 mod network;
 mod process;
+mod sys;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::process::Command;
+use std::os::fd::AsFd as _;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::LinkNameSpaceType;
+
+use super::sys;
 use crate::world::World;
 
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -45,19 +49,34 @@ fn tables(world: &World, daemon: u32) -> Vec<(String, Vec<Line>)> {
     add("host", host);
     add("world", of(&world.holder().to_string()));
     add("daemon", of(&daemon.to_string()));
-    for (number, path) in kept_mount_namespaces(daemon).into_iter().enumerate() {
-        let output = Command::new("nsenter")
-            .arg(format!("--mount={path}"))
-            .args(["cat", "/proc/self/mountinfo"])
-            .output();
-        if let Ok(output) = output {
-            add(
-                &format!("kept {number}"),
-                String::from_utf8_lossy(&output.stdout).into_owned(),
-            );
+    for path in kept_mount_namespaces(daemon) {
+        // One that has just gone holds nothing.
+        if let Ok(text) = inside(&path) {
+            add("kept", text);
         }
     }
     tables
+}
+
+/// The mount table of a namespace in which there may be no program and no procfs.
+fn inside(path: &str) -> std::io::Result<String> {
+    let namespace = fs::File::open(path)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
+    let look = || {
+        sys::unshare_root()?;
+        let kind = Some(LinkNameSpaceType::Mount);
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let table = rustix::fs::openat(&proc, "thread-self/mountinfo", flags, Mode::empty())?;
+        std::io::read_to_string(fs::File::from(table))
+    };
+    std::thread::scope(|scope| {
+        scope
+            .spawn(look)
+            .join()
+            .unwrap_or_else(|_| Err(std::io::Error::other("the thread panicked")))
+    })
 }
 
 /// Mount namespaces that the daemon holds by a descriptor or one of its threads

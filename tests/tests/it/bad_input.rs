@@ -45,6 +45,8 @@ fn start_fails(name: &str, built: &image::Image, parts: &[&str]) {
     );
     assert_contains(&status.message, parts);
     assert!(status.finished_at > 0);
+    // Else `kubectl describe` says that it was started in 1970.
+    assert_eq!(status.started_at, status.finished_at);
     let (status, _) = machine
         .outcome(&pod, Engine::Wasm.hello("twin", &twin))
         .unwrap();

@@ -9,6 +9,7 @@ use criw_tests::machine::{Machine, Pod};
 use criw_tests::{binaries, wait};
 
 use crate::engine::Engine;
+use crate::users;
 
 fn points() -> Vec<String> {
     let output = std::process::Command::new(binaries::criw().unwrap())
@@ -22,9 +23,22 @@ fn points() -> Vec<String> {
     points
 }
 
+/// Whether the pod has a user namespace of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Users {
+    Nodes,
+    Own,
+}
+
 /// One whole life; every call may find the daemon dead.
-fn live(machine: &Machine, engine: Engine, image: &str) -> Result<(), tonic::Status> {
-    let pod = machine.pod("fault")?;
+fn live(machine: &Machine, engine: Engine, image: &str, users: Users) -> Result<(), tonic::Status> {
+    let pod = match users {
+        Users::Nodes => machine.pod("fault")?,
+        Users::Own => {
+            let options = users::options(NamespaceMode::Pod);
+            machine.run_pod(users::with(machine, "fault", options), "")?
+        }
+    };
     let id = machine.run(&pod, engine.idle("idle", image))?;
     machine.stop(&id, 5)?;
     machine.remove(&id)?;
@@ -85,7 +99,13 @@ fn assert_consistent(machine: &Machine, context: &str) {
     }
 }
 
-fn recover(machine: &mut Machine, before: &Snapshot, engine: Engine, image: &str, context: &str) {
+fn recover(
+    machine: &mut Machine,
+    before: &Snapshot,
+    (engine, users): (Engine, Users),
+    image: &str,
+    context: &str,
+) {
     machine
         .restart(&[])
         .unwrap_or_else(|error| panic!("{context}: {error:#}"));
@@ -97,22 +117,23 @@ fn recover(machine: &mut Machine, before: &Snapshot, engine: Engine, image: &str
         .assert_nothing_left(before)
         .unwrap_or_else(|error| panic!("{context}: {error:#}"));
     // The good twin: the same life from start to end, names free again.
-    live(machine, engine, image).unwrap_or_else(|error| panic!("{context}, again: {error:?}"));
+    live(machine, engine, image, users)
+        .unwrap_or_else(|error| panic!("{context}, again: {error:?}"));
     machine
         .assert_nothing_left(before)
         .unwrap_or_else(|error| panic!("{context}, again: {error:#}"));
 }
 
-fn every_point(engine: Engine) {
+fn every_point(engine: Engine, users: Users, points: &[String]) {
     let mut machine = Machine::new().unwrap();
     let image = engine.provide(&machine);
-    live(&machine, engine, &image).unwrap();
+    live(&machine, engine, &image, users).unwrap();
     let before = machine.snapshot().unwrap();
     let mut never = Vec::new();
-    for point in points() {
+    for point in points {
         machine.daemon.kill().unwrap();
-        machine.restart(&[("CRIW_FAULT", &point)]).unwrap();
-        let lived = live(&machine, engine, &image);
+        machine.restart(&[("CRIW_FAULT", point)]).unwrap();
+        let lived = live(&machine, engine, &image, users);
         if lived.is_ok() && machine.daemon.is_alive() {
             never.push(point.clone());
         } else {
@@ -124,7 +145,7 @@ fn every_point(engine: Engine) {
             );
         }
         machine.daemon.kill().unwrap();
-        recover(&mut machine, &before, engine, &image, &point);
+        recover(&mut machine, &before, (engine, users), &image, point);
     }
     assert!(
         never.is_empty(),
@@ -134,12 +155,29 @@ fn every_point(engine: Engine) {
 
 #[test]
 fn a_wasm_pod_survives_a_kill_at_every_point() {
-    every_point(Engine::Wasm);
+    every_point(Engine::Wasm, Users::Nodes, &points());
 }
 
 #[test]
 fn a_linux_pod_survives_a_kill_at_every_point() {
-    every_point(Engine::Linux);
+    every_point(Engine::Linux, Users::Nodes, &points());
+}
+
+#[test]
+fn a_pod_with_users_of_its_own_survives_a_kill_at_every_point_that_is_about_them() {
+    let mut points = points();
+    points.retain(|point| {
+        let about = [
+            "run-pod/",
+            "create/prepared",
+            "create/launched",
+            "stop-pod/",
+        ];
+        about.iter().any(|start| point.starts_with(start))
+    });
+    for engine in [Engine::Wasm, Engine::Linux] {
+        every_point(engine, Users::Own, &points);
+    }
 }
 
 /// Rounds of random kills; `make test` does a few, a soak run sets CRIW_KILLS=500.
@@ -180,7 +218,7 @@ fn random_kills_leave_a_node_that_works() {
     let mut machine = Machine::with(Network::Builtin, &[]).unwrap();
     let images = [Engine::Wasm, Engine::Linux].map(|engine| (engine, engine.provide(&machine)));
     for (engine, image) in &images {
-        live(&machine, *engine, image).unwrap();
+        live(&machine, *engine, image, Users::Nodes).unwrap();
     }
     let before = machine.snapshot().unwrap();
     for round in 0..kills() {
@@ -193,7 +231,7 @@ fn random_kills_leave_a_node_that_works() {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         });
-        let lived = live(&machine, *engine, image);
+        let lived = live(&machine, *engine, image, Users::Nodes);
         killer.join().unwrap();
         machine.daemon.ended(wait::PATIENCE).unwrap();
         let context = format!("seed {seed} round {round} {engine:?} after {pause:?} ({lived:?})");
@@ -214,7 +252,7 @@ fn random_kills_leave_a_node_that_works() {
 fn an_abandoned_call_leaves_nothing() {
     let machine = Machine::new().unwrap();
     let image = Engine::Wasm.provide(&machine);
-    live(&machine, Engine::Wasm, &image).unwrap();
+    live(&machine, Engine::Wasm, &image, Users::Nodes).unwrap();
     let before = machine.snapshot().unwrap();
     let socket = machine.world.path("s");
     for micros in [50, 300, 1_000, 3_000] {

@@ -238,6 +238,40 @@ fn an_index_gives_what_handler_annotation_or_command_ask_for() {
     machine.remove_pod(&pod.id).unwrap();
 }
 
+/// A kubelet asks by image id, which both names share, and tells the name beside it.
+#[test]
+fn an_image_that_shares_its_linux_half_does_not_run_the_others_module() {
+    let machine = Machine::new().unwrap();
+    let both = machine.provide("both:1", &images::both().unwrap()).unwrap();
+    let plain = machine
+        .provide("busybox:1", &images::busybox().unwrap())
+        .unwrap();
+    let id = machine.pull(&plain).unwrap();
+    assert_eq!(machine.pull(&both).unwrap(), id, "they are one image");
+    let pod = machine
+        .run_pod(machine.pod_config("shared"), "wasm")
+        .unwrap();
+    let echo = &["sh", "-c", "echo hello from linux"][..];
+    for (name, image, user, argv, from) in [
+        ("by-name", &plain, "", echo, "linux"),
+        ("by-id", &id, plain.as_str(), echo, "linux"),
+        ("the-other", &id, both.as_str(), &[], "wasm"),
+        ("the-other-by-name", &both, "", &[], "wasm"),
+    ] {
+        let mut config = plan::command(name, image, argv);
+        if let Some(image) = &mut config.image {
+            image.user_specified_image = user.to_owned();
+        }
+        let (status, log) = machine.outcome(&pod, config).unwrap();
+        assert_eq!(status.exit_code, 0, "{name}: {log}");
+        assert_eq!(
+            log.lines().next(),
+            Some(&*format!("hello from {from}")),
+            "{name}"
+        );
+    }
+}
+
 #[test]
 fn what_can_never_run_is_refused_at_the_pull() {
     let machine = Machine::new().unwrap();

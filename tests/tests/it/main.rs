@@ -6,6 +6,7 @@
 )]
 
 mod bad_input;
+mod cdi;
 mod crictl;
 mod engine;
 mod exits;
@@ -13,13 +14,17 @@ mod faults;
 mod fixtures;
 mod formats;
 mod http;
+mod image_volumes;
 mod images;
 mod import;
 mod leaks;
 mod life;
 mod logs;
+mod metrics;
 mod network;
+mod prometheus;
 mod restart;
 mod streaming;
 mod toolbox;
+mod users;
 mod volumes;

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Version, header};
@@ -19,12 +19,20 @@ use wasmtime_wasi_http::io::TokioIo;
 use super::patience::Patient;
 use super::server::Server;
 
-/// How long a connection may be without a request, and a request's head may take.
+/// How long a connection may be without a request.
 /// Longer than what proxies in front of us keep connections for, so that they close first.
 const IDLE: Duration = Duration::from_secs(75);
 
+/// How long the head of an HTTP/1 request may take from its first byte, or as long as a
+/// request may stand still if that is less: a client that sends it byte by byte holds a place
+/// that others want. Looked at as often, so it may be found out at twice the time.
+const MAX_HEAD_TIME: Duration = Duration::from_secs(10);
+
 /// How long a connection without any request yet has for its first one when we drain.
 const LAST_CALL: Duration = Duration::from_millis(500);
+
+/// What an HTTP/2 client sends first, in one piece with its settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 /// Bytes of a request's head, and of what HTTP/1 reads ahead.
 const MAX_HEAD: usize = 64 << 10;
@@ -39,27 +47,66 @@ const MAX_STREAMS: u32 = 128;
 const PING: Duration = Duration::from_secs(30);
 
 /// When a connection was used last.
-struct Usage {
+pub(super) struct Usage {
     begin: Instant,
     active: AtomicUsize,
     requests: AtomicU64,
     /// Milliseconds after `begin`.
     last: AtomicU64,
+    head_time: Duration,
+    /// When the head began that is being read, in milliseconds after `begin` and never 0;
+    /// 0 is none.
+    head: AtomicU64,
+    /// HTTP/2 reads much that is no head.
+    multiplexed: AtomicBool,
 }
 
 impl Usage {
-    fn new() -> Self {
+    fn new(patience: Duration) -> Self {
         Self {
             begin: Instant::now(),
             active: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             last: AtomicU64::new(0),
+            head_time: patience.min(MAX_HEAD_TIME),
+            head: AtomicU64::new(0),
+            multiplexed: AtomicBool::new(false),
         }
+    }
+
+    /// Bytes came from the client: outside of a request they are the next one's head.
+    pub(super) fn received(&self, bytes: &[u8]) {
+        if bytes.is_empty()
+            || self.active.load(Ordering::Relaxed) > 0
+            || self.head.load(Ordering::Relaxed) > 0
+        {
+            return;
+        }
+        if self.is_new() && bytes.starts_with(PREFACE) {
+            self.multiplexed.store(true, Ordering::Relaxed);
+        }
+        let now = self.begin.elapsed().as_millis() as u64;
+        self.head.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether a head takes too long.
+    fn is_stuck(&self) -> bool {
+        let head = self.head.load(Ordering::Relaxed);
+        let limit = self.begin + Duration::from_millis(head) + self.head_time;
+        head > 0
+            && self.active.load(Ordering::Relaxed) == 0
+            && !self.multiplexed.load(Ordering::Relaxed)
+            && limit <= Instant::now()
     }
 
     fn touch(&self) {
         let now = self.begin.elapsed().as_millis() as u64;
         self.last.store(now, Ordering::Relaxed);
+    }
+
+    /// When to look again whether it is idle or stuck.
+    fn look(&self) -> Instant {
+        self.due().min(Instant::now() + self.head_time)
     }
 
     /// When it will have been idle for too long; never sooner than it can be.
@@ -81,6 +128,7 @@ pub(super) struct Active(Arc<Usage>);
 impl Active {
     fn new(usage: &Arc<Usage>) -> Self {
         usage.active.fetch_add(1, Ordering::Relaxed);
+        usage.head.store(0, Ordering::Relaxed);
         usage.requests.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(usage))
     }
@@ -101,7 +149,7 @@ pub(super) async fn serve(
 ) {
     // Responses are written in whole pieces.
     let _ = stream.set_nodelay(true);
-    let usage = Arc::new(Usage::new());
+    let usage = Arc::new(Usage::new(server.settings.timeout));
     let closing_soon = closing.clone();
     let service = service_fn(|request: Request<Incoming>| {
         let active = Active::new(&usage);
@@ -118,12 +166,12 @@ pub(super) async fn serve(
         }
     });
     let builder = builder();
-    let stream = Patient::new(stream, server.settings.timeout);
+    let stream = Patient::new(stream, server.settings.timeout, Arc::clone(&usage));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut last_call = None;
     let mut shut = false;
     loop {
-        let due = last_call.unwrap_or_else(|| usage.due());
+        let due = last_call.unwrap_or_else(|| usage.look());
         tokio::select! {
             // Errors are the peer's, and end the connection.
             _ = connection.as_mut() => return,
@@ -132,6 +180,9 @@ pub(super) async fn serve(
                 last_call = Some(Instant::now() + room);
             }
             () = tokio::time::sleep_until(due), if !shut => {
+                if usage.is_stuck() {
+                    return;
+                }
                 if last_call.is_none() && usage.due() > Instant::now() {
                     continue;
                 }

@@ -1,8 +1,10 @@
 //! A connection's socket with a bound on its client: who takes no byte of an answer for
-//! so long has lost it, and the place that he held.
+//! so long has lost it, and the place that he held. What he sends is noted, for the bound
+//! on a request's head.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,20 +12,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::connection::Usage;
+
 /// See the module.
 pub(super) struct Patient {
     stream: TcpStream,
     limit: Duration,
+    usage: Arc<Usage>,
     /// Runs while a write waits for the client.
     waits: bool,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Patient {
-    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
+    pub(super) fn new(stream: TcpStream, limit: Duration, usage: Arc<Usage>) -> Self {
         Self {
             stream,
             limit,
+            usage,
             waits: false,
             timer: Box::pin(tokio::time::sleep(limit)),
         }
@@ -56,7 +62,10 @@ impl AsyncRead for Patient {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.usage.received(&buffer.filled()[before..]);
+        read
     }
 }
 

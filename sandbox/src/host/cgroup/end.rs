@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::{Context, Leaf, write};
+use super::{Context, Leaf, systemd, write};
 use crate::error::{Error, Result};
 
 /// Longest wait before looking again, for what no pidfd tells.
@@ -45,7 +45,7 @@ impl Leaf {
     /// What pids alone do not reach: processes forked meanwhile, and frozen ones.
     fn kill_the_rest(&self, first: bool) -> Result<()> {
         if let Some(root) = &self.cgroups.layout.v2 {
-            let file = super::below(root, &self.path()).join("cgroup.kill");
+            let file = super::below(root, self.path()).join("cgroup.kill");
             if file.exists() {
                 ignore_absent(fs::write(&file, "1"))
                     .context(|| format!("write 1 to {}", file.display()))?;
@@ -63,6 +63,12 @@ impl Leaf {
     /// Removes it from every hierarchy. Processes must be gone; the kernel may
     /// still take a moment to see that.
     pub fn remove(&self, deadline: Duration) -> Result<()> {
+        // One of another boot has no manager to be asked any more.
+        if let Some(scope) = self.scope()
+            && systemd::runs()
+        {
+            self.cgroups.layout.systemd.stop(scope)?;
+        }
         let end = Instant::now() + deadline;
         let mut pause = Duration::from_micros(100);
         for directory in self.dirs() {
@@ -84,6 +90,35 @@ impl Leaf {
             }
         }
         Ok(())
+    }
+}
+
+impl Leaf {
+    /// Ends it, and its parent if nothing else is in there.
+    pub fn end_with_parent(&self, deadline: Duration) -> Result<()> {
+        self.kill(deadline)?;
+        self.remove(deadline)?;
+        let parents: Vec<_> = self
+            .dirs()
+            .iter()
+            .filter_map(|directory| directory.parent().map(Path::to_owned))
+            .collect();
+        if !self.is_scope() {
+            for parent in parents {
+                // Refused as long as there is anything in it.
+                let _ = rustix::fs::rmdir(&parent);
+            }
+            return Ok(());
+        }
+        // A slice that is stopped takes all of its units along.
+        for parent in &parents {
+            let mut pids = Vec::new();
+            write::processes_below(parent, &mut pids)?;
+            if !pids.is_empty() || !write::sub_groups(parent)?.is_empty() {
+                return Ok(());
+            }
+        }
+        self.cgroups.layout.systemd.stop(&self.id().parent)
     }
 }
 

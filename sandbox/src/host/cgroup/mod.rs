@@ -1,11 +1,20 @@
-//! Cgroups of containers by plain file operations: cgroup v1, v2, and the hybrid
-//! of both. A container has one leaf, `<parent>/<container id>`, in every
-//! hierarchy; that leaf is its identity on the node.
+//! Cgroups of containers: cgroup v1, v2, and the hybrid of both. A container has one leaf
+//! in every hierarchy; that leaf is its identity on the node.
+//!
+//! The name of the parent says who makes leaves below it. Below a path it is this daemon,
+//! by plain file operations, and the leaf is `<parent>/<container id>` (the kubelet calls that
+//! cgroupfs). Below a slice it is systemd, and the leaf is its scope
+//! `criw-<container id>.scope`, whose limits systemd has to know too.
 //!
 //! What differs between the versions is in [`v1`] and [`v2`], as pure functions
 //! from resources to writes and from files to numbers.
 
+mod driver;
 mod end;
+mod holder;
+mod leaf;
+mod properties;
+pub mod systemd;
 mod v1;
 mod v2;
 mod write;
@@ -16,15 +25,16 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use criw_engines::slice;
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use self::driver::{Driver, own_name, plain_name};
+pub use self::holder::Holder;
+pub use self::leaf::Leaf;
 pub(super) use self::v2::cpu_weight;
-use self::write::{Undo, Write};
 use super::{Context, template};
 use crate::error::{Error, Result};
-use crate::model::Resources;
 
 const CGROUP_MAGIC: i64 = 0x0027_e0eb;
 /// `f_type` of cgroup v2.
@@ -55,6 +65,9 @@ struct Layout {
     v2: Option<PathBuf>,
     /// Whether v1 memory accounts swap.
     memsw: bool,
+    /// The program that holds scopes, `criw-init`.
+    init: PathBuf,
+    systemd: systemd::Manager,
 }
 
 #[derive(Debug)]
@@ -66,17 +79,10 @@ struct Hierarchy {
 /// Which leaf, as records keep it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafId {
-    /// Absolute, below the root of every hierarchy.
+    /// A slice of systemd, or absolute, below the root of every hierarchy.
     pub parent: String,
-    /// One path component.
+    /// One path component; of a scope when the parent is a slice.
     pub name: String,
-}
-
-/// The cgroup of one container; it need not exist.
-#[derive(Debug, Clone)]
-pub struct Leaf {
-    cgroups: Cgroups,
-    id: LeafId,
 }
 
 /// What a leaf has used. Bytes and nanoseconds.
@@ -103,10 +109,11 @@ pub struct CgroupUsage {
 }
 
 impl Cgroups {
-    /// Finds the hierarchies mounted at (usually) `/sys/fs/cgroup`.
-    pub fn detect(mount: &Path) -> Result<Self> {
+    /// Finds the hierarchies mounted at (usually) `/sys/fs/cgroup`. `init` is the program
+    /// that holds scopes of systemd, `criw-init`.
+    pub fn detect(mount: &Path, init: &Path) -> Result<Self> {
         if file_system(mount)? == Some(CGROUP2_MAGIC) {
-            return Ok(Self::new(Vec::new(), Some(mount.to_owned())));
+            return Ok(Self::new(Vec::new(), Some(mount.to_owned()), init));
         }
         let mut v1 = Vec::new();
         let mut v2 = None;
@@ -140,15 +147,21 @@ impl Cgroups {
         }
         // One fixed order, whatever the directory says.
         v1.sort_by(|a, b| a.root.cmp(&b.root));
-        Ok(Self::new(v1, v2))
+        Ok(Self::new(v1, v2, init))
     }
 
-    fn new(v1: Vec<Hierarchy>, v2: Option<PathBuf>) -> Self {
+    fn new(v1: Vec<Hierarchy>, v2: Option<PathBuf>, init: &Path) -> Self {
         let memsw = v1.iter().any(|hierarchy| {
             hierarchy.has("memory") && hierarchy.root.join(v1::MEMSW_LIMIT).exists()
         });
         Self {
-            layout: Arc::new(Layout { v1, v2, memsw }),
+            layout: Arc::new(Layout {
+                v1,
+                v2,
+                memsw,
+                init: init.to_owned(),
+                systemd: systemd::Manager::default(),
+            }),
         }
     }
 
@@ -166,18 +179,41 @@ impl Cgroups {
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
             return Err(Error::Invalid(format!("{name:?} cannot name a cgroup")));
         }
-        Ok(Leaf {
-            cgroups: self.clone(),
-            id: LeafId {
-                parent: normal_parent(parent)?,
+        let parent = match slice_name(parent) {
+            Some(slice) => slice.to_owned(),
+            None => normal_parent(parent)?,
+        };
+        let path = group_path(&parent)?;
+        Ok(Leaf::new(
+            self.clone(),
+            LeafId {
+                parent,
                 name: name.to_owned(),
             },
-        })
+            &path,
+        ))
+    }
+
+    /// The group that is a parent itself, to read its counters.
+    pub fn parent(&self, parent: &str) -> Result<Leaf> {
+        let path = match slice_name(parent) {
+            Some(slice) => group_path(slice)?,
+            None => normal_parent(parent)?,
+        };
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        let id = LeafId {
+            parent: above.to_owned(),
+            name: name.to_owned(),
+        };
+        Ok(Leaf::new(self.clone(), id, above))
     }
 
     /// Names below a parent, in whichever hierarchy.
     pub fn children(&self, parent: &str) -> Result<Vec<String>> {
-        let parent = normal_parent(parent)?;
+        let parent = match slice_name(parent) {
+            Some(slice) => group_path(slice)?,
+            None => normal_parent(parent)?,
+        };
         let mut names = std::collections::BTreeSet::new();
         for root in self.roots() {
             for child in write::sub_groups(&below(root, &parent))? {
@@ -206,175 +242,34 @@ impl Hierarchy {
     }
 }
 
-impl Leaf {
-    /// As it stands in records.
-    pub fn id(&self) -> &LeafId {
-        &self.id
-    }
-
-    /// Path below the root of each hierarchy, as OCI's `cgroupsPath` has it.
-    pub fn path(&self) -> String {
-        format!("{}/{}", self.id.parent.trim_end_matches('/'), self.id.name)
-    }
-
-    /// Its directory in each hierarchy: what a shim joins.
-    pub fn dirs(&self) -> Vec<PathBuf> {
-        let path = self.path();
-        let roots = self.cgroups.roots();
-        roots.map(|root| below(root, &path)).collect()
-    }
-
-    /// Makes it in every hierarchy, parents included, and applies `resources`. On
-    /// failure nothing of the leaf is left.
-    pub fn create(&self, resources: &Resources) -> Result<()> {
-        let made = self
-            .make_directories(resources)
-            .and_then(|()| self.write(resources, Undo::No));
-        if made.is_err() {
-            self.remove(std::time::Duration::from_millis(100))?;
-        }
-        made
-    }
-
-    /// Changes the limits of an existing leaf: all of them, or on failure none.
-    pub fn apply(&self, resources: &Resources) -> Result<()> {
-        self.write(resources, Undo::Yes)
-    }
-
-    /// Whether any hierarchy has it.
-    pub fn exists(&self) -> bool {
-        self.dirs().iter().any(|directory| directory.exists())
-    }
-
-    /// Pids in it and below, in whichever hierarchy.
-    pub fn procs(&self) -> Result<Vec<i32>> {
-        let mut pids = Vec::new();
-        for directory in self.dirs() {
-            write::processes_below(&directory, &mut pids)?;
-        }
-        pids.sort_unstable();
-        pids.dedup();
-        Ok(pids)
-    }
-
-    /// Processes that the kernel's out-of-memory killer ended in it; 0 when the
-    /// leaf is gone.
-    pub fn oom_kills(&self) -> Result<u64> {
-        let (file, key) = match self.v1_directory("memory") {
-            Some(directory) => (directory.join("memory.oom_control"), "oom_kill"),
-            None => (self.v2_directory()?.join("memory.events"), "oom_kill"),
-        };
-        Ok(write::read_if_there(&file)?.map_or(0, |text| write::keyed(&text, key)))
-    }
-
-    /// Reads its counters.
-    pub fn usage(&self) -> Result<CgroupUsage> {
-        match self.cgroups.version() {
-            Version::V2 => v2::usage(&self.v2_directory()?),
-            Version::V1 | Version::Hybrid => {
-                let directory = |controller| {
-                    self.v1_directory(controller).ok_or_else(|| {
-                        Error::Unavailable(format!(
-                            "the node has no cgroup controller {controller}"
-                        ))
-                    })
-                };
-                v1::usage(&directory("cpuacct")?, &directory("memory")?)
-            }
-        }
-    }
-
-    fn v1_directory(&self, controller: &str) -> Option<PathBuf> {
-        let root = self.cgroups.v1_root(controller)?;
-        Some(below(root, &self.path()))
-    }
-
-    fn v2_directory(&self) -> Result<PathBuf> {
-        let root = self.cgroups.layout.v2.as_deref().ok_or_else(|| {
-            Error::Unavailable("the node has neither this controller nor cgroup v2".into())
-        })?;
-        Ok(below(root, &self.path()))
-    }
-
-    fn make_directories(&self, resources: &Resources) -> Result<()> {
-        let path = self.path();
-        for hierarchy in &self.cgroups.layout.v1 {
-            let directory = below(&hierarchy.root, &path);
-            make_directory(&directory)?;
-            if hierarchy.has("cpuset") {
-                v1::inherit_cpuset(&hierarchy.root, &directory)?;
-            }
-        }
-        if let Some(root) = &self.cgroups.layout.v2 {
-            let directory = below(root, &path);
-            make_directory(&directory)?;
-            // In a hybrid the tree has hugetlb at most.
-            let wants_controllers = self.cgroups.version() == Version::V2
-                || resources
-                    .hugepage_limits
-                    .iter()
-                    .any(|(_, limit)| *limit > 0);
-            if wants_controllers {
-                v2::enable_controllers(root, &directory)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&self, resources: &Resources, undo: Undo) -> Result<()> {
-        let mut writes = Vec::new();
-        if self.cgroups.version() == Version::V2 {
-            let directory = self.v2_directory()?;
-            if undo == Undo::Yes {
-                v2::refuse_limit_below_usage(&directory, resources)?;
-            }
-            for (file, value) in v2::plan(resources)? {
-                // Without swap accounting there is nothing to limit.
-                if file == v2::SWAP_MAX && !directory.join(&file).exists() {
-                    continue;
-                }
-                writes.push(Write::new(directory.join(file), value));
-            }
-        } else {
-            let current = match (undo, self.v1_directory("memory"), self.v1_directory("cpu")) {
-                (Undo::Yes, Some(memory), Some(cpu)) => {
-                    v1::Current::read(&memory, &cpu, self.cgroups.layout.memsw)?
-                }
-                _ => v1::Current::fresh(self.cgroups.layout.memsw),
-            };
-            for (controller, file, value) in v1::plan(resources, &current)? {
-                let directory = self.v1_directory(controller).ok_or_else(|| {
-                    Error::Invalid(format!(
-                        "cannot set {file}: the node has no cgroup controller {controller}"
-                    ))
-                });
-                let path = match (directory, controller) {
-                    (Ok(directory), _) => directory.join(file),
-                    (Err(_), "hugetlb") if self.cgroups.layout.v2.is_some() => self
-                        .v2_directory()?
-                        .join(file.replace("limit_in_bytes", "max")),
-                    (Err(error), _) => return Err(error),
-                };
-                writes.push(Write::new(path, value));
-            }
-        }
-        write::all(&writes, undo)
-    }
-}
-
 /// `/a/b` below a root.
 fn below(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
+/// The slice that a parent names, by its name or, as the kubelet does, by its whole path.
+fn slice_name(parent: &str) -> Option<&str> {
+    let name = parent.trim_end_matches('/').rsplit('/').next()?;
+    name.ends_with(".slice").then_some(name)
+}
+
+/// Where the group of a parent is: a slice, or a path in normal form.
+fn group_path(parent: &str) -> Result<String> {
+    if !parent.ends_with(".slice") {
+        return Ok(parent.to_owned());
+    }
+    let path = slice::path(parent).ok_or_else(|| {
+        Error::Invalid(format!(
+            "cgroup parent {parent:?} is no name of a systemd slice: \
+             use one like kubepods-burstable.slice, with a dash for each level"
+        ))
+    })?;
+    // The root slice is the root group.
+    Ok(path.trim_end_matches('/').to_owned())
+}
+
 /// Absolute, without `.`, `..` or empty components.
 fn normal_parent(parent: &str) -> Result<String> {
-    if parent.ends_with(".slice") {
-        return Err(Error::Invalid(format!(
-            "cgroup parent {parent} is a systemd slice, but this daemon drives cgroups by cgroupfs: \
-             set the kubelet's cgroupDriver to cgroupfs"
-        )));
-    }
     let mut normal = String::with_capacity(parent.len() + 1);
     for component in parent.split('/').filter(|component| !component.is_empty()) {
         if component == "." || component == ".." || component.contains('\0') {
@@ -386,16 +281,6 @@ fn normal_parent(parent: &str) -> Result<String> {
         normal.push_str(component);
     }
     Ok(normal)
-}
-
-fn make_directory(directory: &Path) -> Result<()> {
-    let made = rustix::fs::mkdir(directory, Mode::from_raw_mode(0o755));
-    let made = match made {
-        Err(Errno::NOENT) => fs::create_dir_all(directory),
-        Err(Errno::EXIST) => Ok(()),
-        other => other.map_err(Into::into),
-    };
-    made.context(|| format!("create cgroup {}", directory.display()))
 }
 
 /// `f_type` of what is at a path.

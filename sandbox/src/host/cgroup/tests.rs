@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::id::ContainerId;
+use crate::model::Resources;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(10);
@@ -159,7 +160,6 @@ fn parents_are_normalised_or_refused() {
         ("criw//a/", Some("/criw/a")),
         ("/", Some("")),
         ("/a/../b", None),
-        ("kubepods-pod1.slice", None),
     ] {
         assert_eq!(normal_parent(parent).ok().as_deref(), expected, "{parent}");
     }
@@ -191,7 +191,11 @@ fn fake_v2(directory: &Path) -> (Cgroups, Leaf, PathBuf) {
     ] {
         fs::write(leaf.join(file), text).unwrap();
     }
-    let cgroups = Cgroups::new(Vec::new(), Some(directory.to_owned()));
+    let cgroups = Cgroups::new(
+        Vec::new(),
+        Some(directory.to_owned()),
+        Path::new("/no/init"),
+    );
     let handle = cgroups.leaf("/pods", "leaf").unwrap();
     (cgroups, handle, leaf)
 }
@@ -288,7 +292,7 @@ struct Parent {
 
 impl Parent {
     fn new() -> Option<Self> {
-        let cgroups = Cgroups::detect(Path::new("/sys/fs/cgroup")).unwrap();
+        let cgroups = Cgroups::detect(Path::new("/sys/fs/cgroup"), Path::new("/no/init")).unwrap();
         if cgroups.version() == Version::V2 {
             eprintln!("skipped: the node has no cgroup v1 hierarchies");
             return None;
@@ -310,6 +314,45 @@ impl Drop for Parent {
             ended.unwrap();
         }
     }
+}
+
+#[test]
+fn scopes_lie_in_their_slices() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cgroups, plain, _) = fake_v2(directory.path());
+    assert!(!plain.is_scope());
+    assert_eq!(
+        (plain.path(), plain.oci_path()),
+        ("/pods/leaf", "/pods/leaf".into())
+    );
+    for (parent, path, oci) in [
+        (
+            "pods-a.slice",
+            "/pods.slice/pods-a.slice/criw-c.scope",
+            "pods-a.slice:criw:c",
+        ),
+        (
+            "/pods.slice/pods-a.slice",
+            "/pods.slice/pods-a.slice/criw-c.scope",
+            "pods-a.slice:criw:c",
+        ),
+        ("-.slice", "/criw-c.scope", "-.slice:criw:c"),
+    ] {
+        let leaf = cgroups.leaf(parent, &own_name(parent, "c")).unwrap();
+        assert!(leaf.is_scope());
+        assert_eq!((leaf.path(), leaf.oci_path()), (path, oci.into()));
+        assert_eq!(criw_engines::slice::of_cgroups_path(oci).unwrap(), path);
+        let above = cgroups.parent(parent).unwrap();
+        assert!(!above.is_scope());
+        assert_eq!(
+            format!("{}/criw-c.scope", above.path().trim_end_matches('/')),
+            path
+        );
+    }
+    assert!(matches!(
+        cgroups.leaf("a--b.slice", "x.scope"),
+        Err(Error::Invalid(_))
+    ));
 }
 
 /// Joins before it runs, as shims do.
@@ -344,7 +387,7 @@ fn a_real_leaf_lives_and_ends() {
         memory_swap_limit: 64 * MIB,
         ..Default::default()
     };
-    leaf.create(&resources).unwrap();
+    leaf.create(&resources).unwrap().stay().unwrap();
     assert_eq!(parent.cgroups.children(&parent.path).unwrap(), ["one"]);
     assert_eq!(leaf.usage().unwrap().memory_limit, Some(64 * MIB as u64));
     let mut child = start_in(&leaf, "while :; do :; done & mkdir -p /dev/null/x; wait");
@@ -383,9 +426,9 @@ fn a_real_leaf_lives_and_ends() {
 fn frozen_processes_and_sub_groups_end_too() {
     let Some(parent) = Parent::new() else { return };
     let leaf = parent.leaf("frozen");
-    leaf.create(&Resources::default()).unwrap();
-    let inner = parent.cgroups.leaf(&leaf.path(), "inner").unwrap();
-    inner.create(&Resources::default()).unwrap();
+    leaf.create(&Resources::default()).unwrap().stay().unwrap();
+    let inner = parent.cgroups.leaf(leaf.path(), "inner").unwrap();
+    inner.create(&Resources::default()).unwrap().stay().unwrap();
     let mut child = start_in(&inner, "sleep 600");
     let freezer = leaf.v1_directory("freezer").unwrap().join("freezer.state");
     fs::write(&freezer, "FROZEN").unwrap();
@@ -405,7 +448,7 @@ fn a_real_oom_kill_is_counted() {
         memory_swap_limit: 8 * MIB,
         ..Default::default()
     };
-    leaf.create(&resources).unwrap();
+    leaf.create(&resources).unwrap().stay().unwrap();
     // Keeps the last lines, and this "line" has no end.
     let mut child = start_in(&leaf, "exec tail /dev/zero");
     let begin = Instant::now();
@@ -433,7 +476,7 @@ fn costs_of_a_leaf() {
     for n in 0..30 {
         let leaf = parent.leaf(&format!("leaf{n}"));
         let begin = Instant::now();
-        leaf.create(&resources).unwrap();
+        leaf.create(&resources).unwrap().stay().unwrap();
         let created = begin.elapsed();
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let begin = Instant::now();

@@ -31,8 +31,26 @@ impl Write {
     }
 }
 
-pub(super) fn all(writes: &[Write], undo: Undo) -> Result<()> {
-    let mut done: Vec<(&Path, String)> = Vec::new();
+/// What files said before a set of writes; empty with [`Undo::No`].
+#[derive(Debug, Default)]
+pub(super) struct Before(Vec<(PathBuf, String)>);
+
+impl Before {
+    /// The last write first.
+    pub(super) fn put_back(self) {
+        for (file, old) in self.0.iter().rev() {
+            if let Err(error) = put(file, old.trim_end()) {
+                tracing::warn!(
+                    file = %file.display(), value = old.trim_end(), %error,
+                    "cannot put a cgroup value back after a failed update"
+                );
+            }
+        }
+    }
+}
+
+pub(super) fn all(writes: &[Write], undo: Undo) -> Result<Before> {
+    let mut before = Before::default();
     for write in writes {
         let old = match undo {
             Undo::Yes => read_if_there(&write.file)?,
@@ -40,21 +58,14 @@ pub(super) fn all(writes: &[Write], undo: Undo) -> Result<()> {
         };
         if let Err(error) = put(&write.file, &write.value) {
             let error = explain(write, error);
-            for (file, old) in done.iter().rev() {
-                if let Err(again) = put(file, old.trim_end()) {
-                    tracing::warn!(
-                        file = %file.display(), value = old.trim_end(), error = %again,
-                        "cannot put a cgroup value back after a failed update"
-                    );
-                }
-            }
+            before.put_back();
             return Err(error);
         }
         if let Some(old) = old {
-            done.push((&write.file, old));
+            before.0.push((write.file.clone(), old));
         }
     }
-    Ok(())
+    Ok(before)
 }
 
 /// One write call: cgroup files take a value whole.

@@ -5,8 +5,18 @@ use std::time::{Duration, Instant};
 
 use super::super::shm;
 use super::*;
+use crate::model::IdRange;
+
+const IDS: IdRange = IdRange {
+    host: 100_000,
+    length: 65536,
+};
 
 const ALL: Want = Want {
+    user: Some(IdMap {
+        uids: IDS,
+        gids: IDS,
+    }),
     net: true,
     ipc: true,
     uts: true,
@@ -18,8 +28,14 @@ fn inode(namespace: &Option<OwnedFd>) -> Option<u64> {
     Some(file.metadata().unwrap().ino())
 }
 
-fn inodes(namespaces: &PodNamespaces) -> [Option<u64>; 3] {
-    [&namespaces.net, &namespaces.ipc, &namespaces.uts].map(inode)
+fn inodes(namespaces: &PodNamespaces) -> [Option<u64>; 4] {
+    [
+        &namespaces.net,
+        &namespaces.ipc,
+        &namespaces.uts,
+        &namespaces.user,
+    ]
+    .map(inode)
 }
 
 /// Removes a room also when its test fails.
@@ -53,7 +69,11 @@ fn pins_outlive_the_daemon_and_end_when_removed() {
     let first = PinRoom::open(state.path()).unwrap();
     let made = inodes(&first.create("pod-a", ALL).unwrap());
     assert!(made.iter().all(Option::is_some), "{made:?}");
-    let some = Want { ipc: false, ..ALL };
+    let some = Want {
+        user: None,
+        ipc: false,
+        ..ALL
+    };
     let partly = inodes(&first.create("pod-b", some).unwrap());
     assert_eq!(partly[1], None);
     assert!(first.create("pod-b/../c", ALL).is_err());
@@ -65,12 +85,12 @@ fn pins_outlive_the_daemon_and_end_when_removed() {
     assert_eq!(again.list().unwrap(), ["pod-a", "pod-b"]);
     assert_eq!(inodes(&again.open_pod("pod-a").unwrap()), made);
     assert_eq!(inodes(&again.open_pod("pod-b").unwrap()), partly);
-    assert_eq!(inodes(&again.open_pod("pod-c").unwrap()), [None; 3]);
+    assert_eq!(inodes(&again.open_pod("pod-c").unwrap()), [None; 4]);
     for _ in 0..2 {
         again.remove("pod-a").unwrap();
         assert_eq!(again.list().unwrap(), ["pod-b"]);
     }
-    assert_eq!(inodes(&again.open_pod("pod-a").unwrap()), [None; 3]);
+    assert_eq!(inodes(&again.open_pod("pod-a").unwrap()), [None; 4]);
     drop(again);
     assert_eq!(mounts_below(state.path()), 0);
     assert!(!state.path().join("pins").exists());
@@ -91,7 +111,7 @@ fn shared_memory_is_one_for_all_containers_of_a_pod() {
     let state = tempfile::tempdir().unwrap();
     let room = Room(Some(PinRoom::open(state.path()).unwrap()));
     room.create("pod", ALL).unwrap();
-    shm::create(&room, "pod").unwrap();
+    shm::create(&room, "pod", None).unwrap();
     let one = shm::open(&room, "pod").unwrap();
     let two = shm::open(&room, "pod").unwrap();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
