@@ -33,6 +33,8 @@ pub struct Config {
     pub cgroup: Cgroup,
     /// Linux containers.
     pub runc: Runc,
+    /// Wasm containers.
+    pub wasm: Wasm,
     /// Devices by the Container Device Interface.
     pub cdi: Cdi,
     /// What the daemon says of itself.
@@ -126,6 +128,20 @@ impl From<CgroupDriver> for criw_sandbox::host::cgroup::Driver {
 pub struct Runc {
     /// A path, or a name that is looked up in PATH.
     pub path: PathBuf,
+}
+
+/// `[wasm]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wasm {
+    /// Whether the toolbox answers to commands that an image lacks.
+    pub toolbox: bool,
+}
+
+impl Default for Wasm {
+    fn default() -> Self {
+        Self { toolbox: true }
+    }
 }
 
 /// `[cdi]`
@@ -231,6 +247,7 @@ impl Default for Config {
             registry: Registry::default(),
             cgroup: Cgroup::default(),
             runc: Runc::default(),
+            wasm: Wasm::default(),
             cdi: Cdi::default(),
             log: Log::default(),
             metrics: Metrics::default(),

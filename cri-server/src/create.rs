@@ -20,7 +20,7 @@ use crate::daemon::Daemon;
 use crate::entry::{self, Module, Place, Program};
 use crate::error;
 use crate::handlers::Route;
-use crate::{cdi, image_volumes, variant};
+use crate::{cdi, image_volumes, spawner, variant};
 
 /// Of an image's /etc/passwd and /etc/group.
 const MAX_USER_FILE: usize = 1 << 20;
@@ -97,6 +97,7 @@ async fn build(
         return Err(error::store(&failure));
     }
     drop((prepared, volumes));
+    spawner::serve_container(daemon, &id);
     Ok(id)
 }
 
@@ -201,6 +202,10 @@ async fn plan(
         Some(asked) => resources::resources(asked)?,
         None => Default::default(),
     };
+    let labels: criw_sandbox::model::Map = config.labels.clone().into_iter().collect();
+    let own_annotations: criw_sandbox::model::Map =
+        config.annotations.clone().into_iter().collect();
+    let wishes = annotations::wishes(&metadata.name, &own_annotations, &pod.spec.annotations)?;
     let place = Place {
         image: names.image.clone(),
         lowers: prepared.lowers.clone(),
@@ -211,6 +216,7 @@ async fn plan(
             .unwrap_or(argv::DEFAULT_PATH)
             .to_owned(),
         cwd: cwd.clone(),
+        toolbox: daemon.toolbox.offer(wishes.no_toolbox),
     };
     let word = args[0].clone();
     let (program, files) = blocking(move || {
@@ -235,10 +241,6 @@ async fn plan(
     )?;
     let user = user.with_groups(&cdi.gids);
     user.check_mapped(pod_users)?;
-    let labels: criw_sandbox::model::Map = config.labels.clone().into_iter().collect();
-    let own_annotations: criw_sandbox::model::Map =
-        config.annotations.clone().into_iter().collect();
-    let wishes = annotations::wishes(&metadata.name, &own_annotations, &pod.spec.annotations)?;
     let base = match (&program, context.privileged) {
         (_, true) => Base::Privileged,
         (Program::Wasm(..), false) => Base::Wasm,
@@ -264,9 +266,11 @@ async fn plan(
             if let (None, Some(home)) = (argv::lookup(&env, "HOME"), &user.home) {
                 env.push(format!("HOME={home}"));
             }
+            let spawner = matches!(module, Module::Toolbox);
             let (code, start_error) = code(daemon, module).await?;
             let section = WasmSection {
                 export,
+                spawner,
                 listen: wishes.listen,
                 memory_limit: u64::try_from(limits.memory_limit).ok().filter(|n| *n > 0),
                 memory_grow_fails: wishes.memory_grow_fails,
@@ -276,6 +280,7 @@ async fn plan(
                     ..wishes.http
                 },
                 start_error,
+                ..WasmSection::default()
             };
             let engine = route.wasm_engine().to_owned();
             if !daemon.handlers.shim(&engine).is_file() {
@@ -397,6 +402,7 @@ pub async fn code(
     let compiled = match module {
         Module::Stored(digest) => daemon.images.code(&digest).await,
         Module::File(file) => daemon.images.compile_file(file).await,
+        Module::Toolbox => daemon.toolbox.code(&daemon.images).await,
     };
     match compiled {
         Ok(code) => Ok((Some(code.file), None)),

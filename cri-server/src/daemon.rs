@@ -2,7 +2,7 @@
 
 use criw_image_service::ImageService;
 use criw_sandbox::{ContainerView, PodView, Sandboxes};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
 use crate::config::Config;
@@ -10,6 +10,7 @@ use crate::error;
 use crate::handlers::Handlers;
 use crate::host::HostFacts;
 use crate::streaming::Streaming;
+use crate::toolbox::Toolbox;
 
 /// The rooms. Shared by both services.
 pub struct Daemon {
@@ -25,6 +26,10 @@ pub struct Daemon {
     pub images: ImageService,
     /// Pods and containers.
     pub sandboxes: Sandboxes,
+    /// What answers to commands that an image lacks.
+    pub toolbox: Toolbox,
+    /// Commands that are being started for other commands.
+    pub spawning: Semaphore,
     /// Exec, attach and port-forward requests that wait for their clients.
     pub streaming: Streaming,
     /// Becomes true when the daemon ends: endless streams end then.

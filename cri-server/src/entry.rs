@@ -17,6 +17,7 @@ use criw_sandbox::model::{ImageVolume, Mount};
 use tonic::Status;
 
 use crate::error;
+use crate::toolbox::Offer;
 
 /// Where argv[0] is looked for.
 #[derive(Debug)]
@@ -35,6 +36,34 @@ pub struct Place {
     pub path: String,
     /// Its working directory.
     pub cwd: String,
+    /// What answers where the image and the mounts have nothing.
+    pub toolbox: Offer,
+}
+
+/// Why nothing runs.
+#[derive(Debug)]
+pub enum Unfit {
+    /// The name stands for nothing.
+    NotFound(String),
+    /// It stands for what cannot run.
+    NotExecutable(String),
+    /// It could not be looked up.
+    Node(Status),
+}
+
+impl From<Unfit> for Status {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::NotFound(text) | Unfit::NotExecutable(text) => Self::invalid_argument(text),
+            Unfit::Node(status) => status,
+        }
+    }
+}
+
+impl From<Status> for Unfit {
+    fn from(status: Status) -> Self {
+        Self::Node(status)
+    }
 }
 
 /// What runs.
@@ -54,6 +83,8 @@ pub enum Module {
     Stored(Digest),
     /// On a volume, or not recorded.
     File(File),
+    /// The toolbox.
+    Toolbox,
 }
 
 enum Look {
@@ -68,7 +99,7 @@ enum Look {
     clippy::result_large_err,
     reason = "a status is what every caller answers with"
 )]
-pub fn find(place: &Place, word: &str, multicall: bool) -> Result<Program, Status> {
+pub fn find(place: &Place, word: &str, multicall: bool) -> Result<Program, Unfit> {
     let root = if place.lowers.is_empty() {
         None
     } else {
@@ -83,13 +114,13 @@ pub fn find(place: &Place, word: &str, multicall: bool) -> Result<Program, Statu
                 }
                 Look::Native if export.is_none() => return Ok(Program::Native),
                 Look::Native => {
-                    return Err(Status::invalid_argument(format!(
+                    return Err(Unfit::NotExecutable(format!(
                         "{name} of image {} is a native program; only a Wasm module has exports to choose",
                         place.image
                     )));
                 }
                 Look::Unknown(what) => {
-                    return Err(Status::invalid_argument(format!(
+                    return Err(Unfit::NotExecutable(format!(
                         "{} of image {} is {what}: neither a Wasm module nor a program of this machine ({} ELF or a #! script)",
                         candidate.display(),
                         place.image,
@@ -110,7 +141,8 @@ pub fn find(place: &Place, word: &str, multicall: bool) -> Result<Program, Statu
                 export.map(str::to_owned),
             ))
         }
-        modules => Err(Status::invalid_argument(not_found(place, word, modules))),
+        _ if place.toolbox.has(word) => Ok(Program::Wasm(Module::Toolbox, None)),
+        modules => Err(Unfit::NotFound(not_found(place, word, modules))),
     }
 }
 
@@ -129,8 +161,8 @@ fn not_found(place: &Place, word: &str, modules: &[WasmModule]) -> String {
         format!("its Wasm modules are {}", names.join(", "))
     };
     format!(
-        "command {word:?} is not found in image {} (PATH {}, working directory {}); {has}",
-        place.image, place.path, place.cwd
+        "command {word:?} is not found in image {} (PATH {}, working directory {}); {has}; {}",
+        place.image, place.path, place.cwd, place.toolbox
     )
 }
 
@@ -460,6 +492,7 @@ mod tests {
             path: "/bin".into(),
             cwd: "/".into(),
             lowers: vec![layer],
+            toolbox: Offer::of(&["sh", "tool"]),
         };
         World { directory, place }
     }
@@ -484,8 +517,9 @@ mod tests {
                 assert_eq!(&head, b"\0asm");
                 "file".to_owned()
             }
+            Ok(Program::Wasm(Module::Toolbox, _)) => "toolbox".to_owned(),
             Ok(Program::Native) => "native".to_owned(),
-            Err(status) => status.message().to_owned(),
+            Err(unfit) => Status::from(unfit).message().to_owned(),
         };
         for (word, expected) in [
             ("app", "/bin/app "),
@@ -496,11 +530,15 @@ mod tests {
             ("hello.wasm", "file"),
             ("/vol/job", "file"),
             ("/vol/one", "file"),
+            ("sh", "toolbox"),
+            ("/usr/bin/sh", "toolbox"),
         ] {
             assert_eq!(show(word), expected, "{word}");
         }
         for (word, part) in [
-            ("sh", "its Wasm modules are /bin/app, /opt/other.wasm"),
+            ("zsh", "its Wasm modules are /bin/app, /opt/other.wasm"),
+            ("zsh", "the toolbox has no such command either"),
+            ("sh/", "is not found"),
             ("/bin/escape", "is not found"),
             ("/later/x", "is not found"),
             ("/vol/none", "is not found"),
@@ -521,8 +559,21 @@ mod tests {
         place.modules.truncate(1);
         assert!(matches!(find(&place, "cat#go", true), Ok(Program::Wasm(_, Some(e))) if e == "go"));
         assert!(find(&place, "cat", false).is_err());
+        // The one module comes before the toolbox.
+        assert!(matches!(
+            find(&place, "sh", true),
+            Ok(Program::Wasm(Module::Stored(_), None))
+        ));
+        assert!(matches!(
+            find(&place, "sh", false),
+            Ok(Program::Wasm(Module::Toolbox, None))
+        ));
         place.modules.clear();
-        let text = find(&place, "cat", true).unwrap_err();
+        assert!(matches!(
+            find(&place, "sh", true),
+            Ok(Program::Wasm(Module::Toolbox, None))
+        ));
+        let text = Status::from(find(&place, "cat", true).unwrap_err());
         assert!(text.message().contains("it has no Wasm module"), "{text}");
         place.kind = Kind::Linux;
         assert!(matches!(find(&place, "cat", true), Ok(Program::Native)));

@@ -4,24 +4,27 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use criw_engines::protocol::FdRole;
 use criw_engines::spec::WasmSection;
 use criw_image_service::Kind;
 use criw_proto::v1 as cri;
-use criw_sandbox::model::EngineSpec;
-use criw_sandbox::{ContainerId, ContainerView, ExecSpec};
+use criw_sandbox::model::{EngineSpec, Map};
+use criw_sandbox::{ContainerId, ContainerView, ExecPlace, ExecSpec};
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::convert::argv;
-use crate::create::{blocking, code, image_id};
+use crate::convert::{annotations, argv};
+use crate::create::{code, image_id};
 use crate::daemon::Daemon;
-use crate::entry::{self, Place, Program};
+use crate::entry::{self, Module, Place, Program, Unfit};
 use crate::error;
 use crate::handlers::Route;
+use crate::spawner::{self, Session};
 use crate::streaming::Granted;
 use crate::streaming::remote::{Streams, Wanted};
 use crate::streaming::resize::Size;
 use crate::streaming::status::Outcome;
+use crate::toolbox::Offer;
 use crate::variant::want;
 
 /// How long a container whose output has ended may take to be recorded as ended.
@@ -50,12 +53,15 @@ pub async fn exec_sync(
         stderr: true,
         tty: false,
     };
-    let spec = spec(daemon, &container, command(request.cmd)?, wanted).await?;
+    let (spec, session) = spec(daemon, &container, command(request.cmd)?, wanted).await?;
     let output = daemon
         .sandboxes
         .exec_sync(&container.id, spec, timeout)
-        .await
-        .map_err(|e| error::sandbox(&e))?;
+        .await;
+    if let Some(session) = session {
+        session.end().await;
+    }
+    let output = output.map_err(|e| error::sandbox(&e))?;
     Ok(cri::ExecSyncResponse {
         stdout: output.stdout,
         stderr: output.stderr,
@@ -187,17 +193,18 @@ pub async fn stream(
 ) {
     let begin = async {
         let view = running(daemon, container.as_str())?;
-        let spec = spec(daemon, &view, command, wanted).await?;
+        let (spec, session) = spec(daemon, &view, command, wanted).await?;
         let begun = daemon.sandboxes.exec(container, spec).await;
-        begun.map_err(|e| error::sandbox(&e))
+        let (exec, pipes) = begun.map_err(|e| error::sandbox(&e))?;
+        Ok((exec, pipes, session))
     };
     let begun = tokio::select! {
         begun = begin => begun,
         () = streams.gone() => return,
     };
-    let (exec, pipes) = match begun {
+    let (exec, pipes, session) = match begun {
         Ok(begun) => begun,
-        Err(status) => {
+        Err::<_, Status>(status) => {
             let text = format!("exec in container {container}: {}", status.message());
             return streams.finish(&Outcome::Failed(text)).await;
         }
@@ -227,6 +234,9 @@ pub async fn stream(
         tracing::debug!(%container, "the client of an exec has left; the command is ended");
     }
     exec.end().await;
+    if let Some(session) = session {
+        session.end().await;
+    }
 }
 
 /// A session of Attach: the container does not notice that it ends.
@@ -270,19 +280,29 @@ pub async fn attach(
     streams.connect_until(pipes, ended, behind, sizes).await;
 }
 
+/// The command, and the session of those that it may start.
 async fn spec(
     daemon: &Arc<Daemon>,
     container: &ContainerView,
-    command: Vec<String>,
+    args: Vec<String>,
     wanted: Wanted,
-) -> Result<ExecSpec, Status> {
-    let (args, engine, code) = match &container.spec.engine {
-        EngineSpec::Runc => (command, EngineSpec::Runc, None),
+) -> Result<(ExecSpec, Option<Session>), Status> {
+    let (engine, code) = match &container.spec.engine {
+        EngineSpec::Runc => (EngineSpec::Runc, None),
         EngineSpec::Wasm { engine, section } => {
-            wasm(daemon, container, engine, section, command).await?
+            let (section, code) = program(daemon, container, engine, section, &args, None).await?;
+            let engine = engine.clone();
+            (EngineSpec::Wasm { engine, section }, code)
         }
     };
-    Ok(ExecSpec {
+    let mut handed = Vec::new();
+    let mut session = None;
+    if spawner::may_spawn(&engine) {
+        let (begun, socket) = Session::begin(daemon, &container.id)?;
+        handed.push((FdRole::Spawner, socket));
+        session = Some(begun);
+    }
+    let spec = ExecSpec {
         args,
         engine,
         code,
@@ -292,19 +312,23 @@ async fn spec(
             stderr: wanted.stderr,
         },
         tty: wanted.tty,
-    })
+        place: None,
+        handed,
+    };
+    Ok((spec, session))
 }
 
-/// Another module of the image. The container's own argv[0] names what it did at create;
-/// the rule that a single module answers to every name does not hold here, or `exec sh`
-/// would start a second server.
-async fn wasm(
+/// Another module of the image, or the toolbox. The container's own argv[0] names what it did
+/// at create; the rule that a single module answers to every name does not hold here, or
+/// `exec sh` would start a second server.
+pub(crate) async fn program(
     daemon: &Arc<Daemon>,
     container: &ContainerView,
     engine: &str,
     section: &WasmSection,
-    args: Vec<String>,
-) -> Result<(Vec<String>, EngineSpec, Option<File>), Status> {
+    args: &[String],
+    elsewhere: Option<&ExecPlace>,
+) -> Result<(WasmSection, Option<File>), Unfit> {
     let spec = container.spec.clone();
     let route = Route::Wasm(engine.to_owned());
     // The image may have been removed meanwhile; its layers are held, its modules are
@@ -329,36 +353,53 @@ async fn wasm(
         modules.clone_from(&prepared.modules);
         kept = Some(prepared);
     }
+    let env = elsewhere.map_or(&spec.process.env, |place| &place.env);
     let place = Place {
         image: spec.image.image.clone(),
         lowers: spec.lowers.clone(),
         modules,
         kind: Kind::Wasm,
         mounts: spec.mounts.clone(),
-        path: argv::lookup(&spec.process.env, "PATH")
+        path: argv::lookup(env, "PATH")
             .unwrap_or(argv::DEFAULT_PATH)
             .to_owned(),
-        cwd: spec.process.cwd.clone(),
+        cwd: elsewhere
+            .map_or(&spec.process.cwd, |place| &place.cwd)
+            .clone(),
+        toolbox: offer(daemon, container),
     };
     let word = args[0].clone();
     let own_name = spec.process.args.first() == Some(&word);
-    let program = blocking(move || entry::find(&place, &word, own_name)).await?;
-    let Program::Wasm(module, export) = program else {
-        return Err(Status::invalid_argument(format!(
+    let found = tokio::task::spawn_blocking(move || entry::find(&place, &word, own_name))
+        .await
+        .map_err(|error| Status::internal(format!("run blocking work: {error}")))?;
+    let Program::Wasm(module, export) = found? else {
+        return Err(Unfit::NotExecutable(format!(
             "{:?} is a native program; a Wasm container runs only Wasm modules",
             args[0]
         )));
     };
+    let spawner = matches!(module, Module::Toolbox);
     let (code, start_error) = code(daemon, module).await?;
     drop(kept);
-    let engine = EngineSpec::Wasm {
-        engine: engine.to_owned(),
-        section: WasmSection {
-            export,
-            listen: Vec::new(),
-            start_error,
-            ..section.clone()
-        },
+    let section = WasmSection {
+        export,
+        listen: Vec::new(),
+        spawner,
+        broken_pipe_ends: false,
+        start_error,
+        ..section.clone()
     };
-    Ok((args, engine, code))
+    Ok((section, code))
+}
+
+/// What the toolbox offers to a container, by the annotations it was created with.
+fn offer(daemon: &Daemon, container: &ContainerView) -> Offer {
+    let pod = daemon.find_pod(container.sandbox.as_str()).ok().flatten();
+    let none = Map::new();
+    let of_pod = pod.as_ref().map_or(&none, |pod| &pod.spec.annotations);
+    let spec = &container.spec;
+    // They were checked when it was created.
+    let off = annotations::no_toolbox(&spec.name, &spec.annotations, of_pod).unwrap_or(true);
+    daemon.toolbox.offer(off)
 }

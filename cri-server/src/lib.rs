@@ -6,6 +6,8 @@
 //!   door        deadlines and codes, before every RPC
 //!   runtime, image_rpc   one method for each RPC: check, convert, forward
 //!   create, variant, entry, exec  what a container or command is, out of a request and an image
+//!   toolbox     commands that an image lacks
+//!   spawner     commands that a command starts
 //!   streaming            exec, attach and port-forward: HTTP, SPDY, WebSocket
 //!   info                 status of the node, verbose answers
 //!   events, stats        news and numbers
@@ -44,6 +46,8 @@ pub mod prometheus;
 pub mod runtime;
 pub mod serve;
 pub mod socket;
+pub mod spawner;
 pub mod stats;
 pub mod streaming;
+pub mod toolbox;
 pub mod variant;

@@ -14,7 +14,7 @@ use criw_sandbox::Sandboxes;
 use criw_sandbox::host::cgroup::{self, Cgroups, Driver, Leaf};
 use criw_sandbox::model::Resources;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::admin::Admin;
@@ -26,8 +26,9 @@ use crate::host::HostFacts;
 use crate::image_rpc::Images;
 use crate::prometheus::{self, Metrics};
 use crate::runtime::Runtime;
-use crate::socket;
 use crate::streaming::{self, Streaming};
+use crate::toolbox::Toolbox;
+use crate::{socket, spawner};
 
 /// Bytes of one message in either direction: what every CRI client accepts.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -161,16 +162,20 @@ pub async fn open(
     if let Err(reason) = &host.user_namespaces {
         tracing::warn!(%reason, "pods cannot have user namespaces (hostUsers: false) on this node");
     }
-    Ok(Arc::new(Daemon {
+    let daemon = Arc::new(Daemon {
         usable_handlers: handlers.usable(),
         host,
         handlers,
         images,
         sandboxes,
+        toolbox: Toolbox::new(&config),
+        spawning: Semaphore::new(spawner::AT_ONCE),
         streaming,
         ending,
         config,
-    }))
+    });
+    spawner::adopt(&daemon);
+    Ok(daemon)
 }
 
 /// Serves all services until `end` completes and every call has been answered.

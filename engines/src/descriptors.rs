@@ -32,6 +32,8 @@ pub struct Descriptors {
     pub stdout: Option<OwnedFd>,
     /// [`FdRole::Stderr`].
     pub stderr: Option<OwnedFd>,
+    /// [`FdRole::Spawner`].
+    pub spawner: Option<OwnedFd>,
 }
 
 impl Descriptors {
@@ -59,6 +61,7 @@ impl Descriptors {
                 FdRole::Stdin => sorted.stdin.replace(fd),
                 FdRole::Stdout => sorted.stdout.replace(fd),
                 FdRole::Stderr => sorted.stderr.replace(fd),
+                FdRole::Spawner => sorted.spawner.replace(fd),
             };
             if before.is_some() {
                 return Err(format!("descriptor role {role:?} is given twice"));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::drain::Drain;
 use crate::protocol::ExitReason;
+use crate::spawner::Spawner;
 use crate::spec::Spec;
 use crate::stdio::Stdio;
 
@@ -44,6 +45,8 @@ pub struct Surroundings {
     pub listeners: Arc<Vec<TcpListener>>,
     /// Tells a program that [`Program::drains`] to do so.
     pub drain: Arc<Drain>,
+    /// Starts further commands, for a guest that may.
+    pub spawner: Option<Arc<Spawner>>,
 }
 
 /// How a guest ended.

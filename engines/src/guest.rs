@@ -32,13 +32,21 @@ pub(crate) struct News {
     pub(crate) outcome: Option<Outcome>,
 }
 
+/// Where the news stand.
 #[derive(Debug)]
-struct Board {
+pub(crate) struct Board {
     news: Mutex<News>,
     wake: OwnedFd,
 }
 
 impl Board {
+    pub(crate) fn new() -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            news: Mutex::default(),
+            wake: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, News> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,6 +55,26 @@ impl Board {
         change(&mut self.lock());
         // A full counter means that a wake-up is waiting already.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// Ends the guest from any thread, whatever it does.
+#[derive(Debug, Clone)]
+pub struct Ending(Arc<Board>);
+
+impl Ending {
+    pub(crate) fn new(board: &Arc<Board>) -> Self {
+        Self(Arc::clone(board))
+    }
+
+    /// As if it had ended by itself with this code; the process follows at once.
+    pub fn end(&self, code: u8) -> ! {
+        self.0.tell(|news| {
+            news.outcome.get_or_insert(Outcome::exit(code));
+        });
+        loop {
+            std::thread::park();
+        }
     }
 }
 
@@ -61,13 +89,10 @@ impl Guest {
     /// Starts the thread; `program` is the linked code or the text for Start. The
     /// thread inherits the lock-up of the caller.
     pub(crate) fn spawn(
+        board: Arc<Board>,
         program: Result<Box<dyn Program>, String>,
         surroundings: Surroundings,
     ) -> io::Result<Self> {
-        let board = Arc::new(Board {
-            news: Mutex::default(),
-            wake: rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        });
         let (go, wait) = sync_channel(1);
         let thread_board = Arc::clone(&board);
         std::thread::Builder::new()
@@ -119,5 +144,7 @@ fn life(
         // Also where `kubectl logs` shows it, and here, because a full pipe may block.
         stderr.write(format!("{}\n", outcome.message.trim_end()).as_bytes());
     }
-    board.tell(|news| news.outcome = Some(outcome));
+    board.tell(|news| {
+        news.outcome.get_or_insert(outcome);
+    });
 }

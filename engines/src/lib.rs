@@ -8,6 +8,7 @@
 //!                 birth    a process born in its cgroups
 //!   both          protocol, spec   what is said
 //!                 message, record  how it is said: one datagram, one file
+//!                 spawner  how a shim asks for further commands in its container
 //!                 slice    where systemd puts cgroups
 //!   shim side     shim     main of every Wasm shim: Create, lock-up, control, exit
 //!                 server   the control loop's socket
@@ -17,6 +18,7 @@
 //!                 drain    the word to finish and end
 //!                 log, stdio   CRI log lines; the guest's standard streams
 //!                 attach       clients that get a copy of them
+//!                 terminal, pump   a terminal in their place; a thread that copies
 //!   both          sys      the few system calls that need `unsafe`
 //! ```
 
@@ -26,13 +28,14 @@ pub mod client;
 pub mod descriptors;
 pub mod drain;
 pub mod engine;
-mod guest;
+pub mod guest;
 pub mod in_root;
 pub mod jail;
 pub mod log;
 pub mod message;
 mod privileges;
 pub mod protocol;
+mod pump;
 pub mod record;
 mod root;
 mod seccomp;
@@ -40,6 +43,8 @@ pub mod server;
 pub mod shim;
 pub mod signal;
 pub mod slice;
+pub mod spawner;
 pub mod spec;
 pub mod stdio;
 mod sys;
+mod terminal;

@@ -34,8 +34,8 @@ pub const VERSION: u32 = 1;
 /// Requests that came later than version 1 and that a shim of it understands: told by
 /// State, so that the daemon can say what an older shim lacks.
 ///
-/// 1: `Attach`, `Resize`.
-pub const REVISION: u32 = 1;
+/// 1: `Attach`, `Resize`. 2: `Spawner`.
+pub const REVISION: u32 = 2;
 
 /// Bytes of one message; both sides refuse more.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -75,6 +75,8 @@ pub enum FdRole {
     Stdout,
     /// See [`FdRole::Stdin`].
     Stderr,
+    /// The shim's end of a [`crate::spawner`] socket.
+    Spawner,
 }
 
 /// A request of the daemon.
@@ -119,6 +121,12 @@ pub enum Request {
         /// Rows.
         height: u16,
     },
+    /// Ask this daemon for further commands from now on (since [`REVISION`] 2): the one that
+    /// was asked before is gone.
+    Spawner {
+        /// Always `[FdRole::Spawner]`.
+        fds: Vec<FdRole>,
+    },
     /// Where the shim stands.
     State,
 }
@@ -139,7 +147,7 @@ pub enum Reply {
         /// At most [`MAX_MESSAGE_TEXT`] bytes, meant for the user.
         message: String,
     },
-    /// Signal, ReopenLog, Attach and Resize.
+    /// Signal, ReopenLog, Attach, Resize and Spawner.
     Done,
     /// Answer to State.
     State {

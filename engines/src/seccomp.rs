@@ -21,10 +21,10 @@ enum Rule {
         argument: u32,
         mask: u32,
     },
-    /// Allowed only if an argument (its low half) is one of two values.
-    AllowEither {
+    /// Allowed only if an argument (its low half) is one of a few values.
+    AllowOneOf {
         argument: u32,
-        values: [u32; 2],
+        values: &'static [u32],
     },
     /// Fails with this number.
     Errno(u16),
@@ -150,17 +150,24 @@ const RULES: &[(c_long, Rule)] = &[
     (libc::SYS_pselect6, Rule::Allow),
     (
         libc::SYS_ioctl,
-        Rule::AllowEither {
+        Rule::AllowOneOf {
             argument: 1,
-            values: [libc::FIONBIO as u32, libc::FIONREAD as u32],
+            values: &[
+                libc::FIONBIO as u32,
+                libc::FIONREAD as u32,
+                // Whether it is a terminal, and its size; nothing that types into one.
+                libc::TCGETS as u32,
+                libc::TIOCGWINSZ as u32,
+                libc::TIOCSWINSZ as u32,
+            ],
         },
     ),
     // The pod's network; no unix, netlink or packet sockets.
     (
         libc::SYS_socket,
-        Rule::AllowEither {
+        Rule::AllowOneOf {
             argument: 0,
-            values: [libc::AF_INET as u32, libc::AF_INET6 as u32],
+            values: &[libc::AF_INET as u32, libc::AF_INET6 as u32],
         },
     ),
     (libc::SYS_bind, Rule::Allow),
@@ -187,9 +194,9 @@ const RULES: &[(c_long, Rule)] = &[
     (libc::SYS_sched_getaffinity, Rule::Allow),
     (
         libc::SYS_prctl,
-        Rule::AllowEither {
+        Rule::AllowOneOf {
             argument: 0,
-            values: [libc::PR_SET_NAME as u32, libc::PR_SET_VMA as u32],
+            values: &[libc::PR_SET_NAME as u32, libc::PR_SET_VMA as u32],
         },
     ),
     (libc::SYS_sigaltstack, Rule::Allow),
@@ -250,15 +257,18 @@ pub(crate) fn filter() -> Vec<sock_filter> {
                 refuse(),
                 allow(),
             ],
-            Rule::AllowEither { argument, values } => vec![
-                load(ARGUMENTS + 8 * argument),
-                jump(libc::BPF_JEQ, values[0], 2, 0),
-                jump(libc::BPF_JEQ, values[1], 1, 0),
-                refuse(),
-                allow(),
-            ],
+            Rule::AllowOneOf { argument, values } => {
+                let mut body = vec![load(ARGUMENTS + 8 * argument)];
+                for (n, value) in values.iter().enumerate() {
+                    // Over the rest of the list and the refusal.
+                    let over = values.len() - n;
+                    body.push(jump(libc::BPF_JEQ, *value, over as u8, 0));
+                }
+                body.extend([refuse(), allow()]);
+                body
+            }
         };
-        // The kernel's numbers are small and the bodies are five instructions at most.
+        // The kernel's numbers are small and the bodies have a few instructions.
         program.push(jump(libc::BPF_JEQ, *number as u32, 0, body.len() as u8));
         program.extend(body);
     }

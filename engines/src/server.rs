@@ -228,9 +228,10 @@ fn parse(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(Request, Vec<OwnedFd>), Str
     let request: Request = serde_json::from_slice(bytes)
         .map_err(|error| format!("parse request of {} bytes: {error}", bytes.len()))?;
     let named = match &request {
-        Request::Create { fds, .. } | Request::ReopenLog { fds } | Request::Attach { fds } => {
-            fds.len()
-        }
+        Request::Create { fds, .. }
+        | Request::ReopenLog { fds }
+        | Request::Attach { fds }
+        | Request::Spawner { fds } => fds.len(),
         Request::Start | Request::Signal { .. } | Request::Resize { .. } | Request::State => 0,
     };
     if named != fds.len() {
@@ -303,6 +304,8 @@ mod tests {
                 0,
                 false,
             ),
+            (r#"{"request":"spawner","fds":["spawner"]}"#, 1, true),
+            (r#"{"request":"spawner","fds":[]}"#, 1, false),
             (r#"{"request":"state"}"#, 1, false),
             (r#"{"request":"reopen-log","fds":["log"]}"#, 0, false),
             (r#"{"request":"reopen-log","fds":["lag"]}"#, 1, false),

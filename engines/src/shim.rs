@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::descriptors::Descriptors;
 use crate::drain::{Drain, Order};
 use crate::engine::{Engine, Outcome, Surroundings};
-use crate::guest::Guest;
+use crate::guest::{Board, Ending, Guest};
 use crate::jail;
 use crate::log::Log;
 use crate::protocol::{
@@ -20,9 +20,11 @@ use crate::protocol::{
 use crate::record::{chain, clip};
 use crate::server::{Caller, Event, Server};
 use crate::signal::{self, Action};
+use crate::spawner::{self, Answer, Ask, Spawner};
 use crate::spec::{EngineSection, MAX_SPEC, Spec, StopMode, WasmSection};
 use crate::stdio::{Output, Stdio};
 use crate::sys;
+use crate::terminal::{Interrupt, Terminal};
 
 /// A shim that nobody creates a container in ends by itself.
 const CREATE_LIMIT: Duration = Duration::from_secs(30);
@@ -32,6 +34,12 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the end waits for a writer that is stuck in the kernel.
 const FINISH_LIMIT: Duration = Duration::from_millis(200);
+
+/// How long the end waits for a client to take what its terminal shows last.
+const TERMINAL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a shell shows of a command that its terminal interrupted.
+const INTERRUPTED: u8 = 130;
 
 /// How long before the end of the grace a guest that drains gives up.
 const DRAIN_MARGIN: Duration = Duration::from_millis(500);
@@ -199,9 +207,8 @@ fn serve(engine: &impl Engine) -> Result<(), String> {
 /// What exists once Create is done.
 struct Container {
     guest: Guest,
-    log: Arc<Log>,
-    stdout: Output,
-    stderr: Output,
+    streams: Streams,
+    spawner: Option<Arc<Spawner>>,
     listeners: Arc<Vec<TcpListener>>,
     drain: Arc<Drain>,
     /// The guest can drain, by its listeners or by itself.
@@ -228,29 +235,49 @@ fn create(
         (None, Some(code)) => engine.prepare(code, spec).map_err(clip),
         (None, None) => return Err("Create carries no code".to_owned()),
     };
-    let (log, stdio) = streams(spec, &mut descriptors)?;
-    let (stdout, stderr) = (stdio.stdout.clone(), stdio.stderr.clone());
+    let spawner = wasm
+        .spawner
+        .then(|| Spawner::new(descriptors.spawner.take()));
+    let board = Board::new().map_err(|error| format!("make the guest's board: {error}"))?;
+    let ending = Ending::new(&board);
+    let ends = wasm.broken_pipe_ends.then_some(&ending);
+    let mut streams = Streams::new(spec, &mut descriptors, ends)?;
     let (program, listeners) = listen(program, wasm);
     jail::enter_root(spec, &mut descriptors)?;
     jail::lock_up(process, descriptors.user_namespace.take())?;
     let drain = Arc::new(Drain::default());
     let drains = !listeners.is_empty() || program.as_ref().is_ok_and(|program| program.drains());
+    let args = process.args().as_deref().unwrap_or_default();
+    streams.begin(interrupt(args, ending, spawner.clone()))?;
     let surroundings = Surroundings {
-        stdio,
+        stdio: streams.stdio.clone(),
         listeners: Arc::clone(&listeners),
         drain: Arc::clone(&drain),
+        spawner: spawner.clone(),
     };
-    let guest = Guest::spawn(program, surroundings)
+    let guest = Guest::spawn(board, program, surroundings)
         .map_err(|error| format!("start the guest's thread: {error}"))?;
     Ok(Container {
         guest,
-        log,
-        stdout,
-        stderr,
+        streams,
+        spawner,
         listeners,
         drain,
         drains,
         stop: wasm.stop,
+    })
+}
+
+/// What the interrupt character does: it ends commands, or else the guest, unless that is a
+/// shell that waits for a line: it shall see the character at the line's end.
+fn interrupt(args: &[String], ending: Ending, spawner: Option<Arc<Spawner>>) -> Interrupt {
+    let shell = spawner.filter(|_| spawner::is_interactive(args, true));
+    Box::new(move || match &shell {
+        None => ending.end(INTERRUPTED),
+        Some(spawner) => {
+            let answer = spawner.ask(&Ask::Interrupt);
+            matches!(answer, Ok(Answer::Interrupted { commands: 1.. }))
+        }
     })
 }
 
@@ -265,30 +292,86 @@ fn listen<T>(
     }
 }
 
-/// Standard streams are the log, unless the daemon gave others (exec).
-fn streams(spec: &Spec, descriptors: &mut Descriptors) -> Result<(Arc<Log>, Stdio), String> {
-    let log = Log::new(descriptors.log.take());
-    let given = (
-        descriptors.stdin.take(),
-        descriptors.stdout.take(),
-        descriptors.stderr.take(),
-    );
-    let mut stdio = match given {
-        (None, None, None) => Stdio::to_log(&log),
-        (stdin, stdout, stderr) => Stdio::to_descriptors(stdin, stdout, stderr),
-    };
-    let process = spec.oci.process().as_ref();
-    if process.and_then(|process| process.terminal()) == Some(true) {
-        // A guest gets pipes in place of a terminal, and as there one output.
-        stdio.stderr = stdio.stdout.clone();
+/// The guest's streams, and what carries them.
+struct Streams {
+    log: Arc<Log>,
+    stdio: Stdio,
+    terminal: Option<Terminal>,
+    /// What the terminal shows goes there.
+    screen: Output,
+}
+
+impl Streams {
+    /// Standard streams are the log, unless the daemon gave others (exec). Called before the
+    /// root is entered, where no terminal can be made any more.
+    fn new(
+        spec: &Spec,
+        descriptors: &mut Descriptors,
+        ending: Option<&Ending>,
+    ) -> Result<Self, String> {
+        let log = Log::new(descriptors.log.take());
+        let given = (
+            descriptors.stdin.take(),
+            descriptors.stdout.take(),
+            descriptors.stderr.take(),
+        );
+        let mut stdio = match given {
+            (None, None, None) => Stdio::to_log(&log),
+            (stdin, stdout, stderr) => Stdio::to_descriptors(stdin, stdout, stderr, ending),
+        };
+        if let Some(mode) = spec.criw.stdin {
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|error| format!("make a pipe for standard input: {error}"))?;
+            stdio.stdin = Some(Arc::new(read));
+            log.attach().set_input(write, mode);
+        }
+        let mut streams = Self {
+            log,
+            stdio,
+            terminal: None,
+            screen: Output::Null,
+        };
+        let process = spec.oci.process().as_ref();
+        if process.and_then(|process| process.terminal()) == Some(true) {
+            streams.add_terminal()?;
+        }
+        Ok(streams)
     }
-    if let Some(mode) = spec.criw.stdin {
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|error| format!("make a pipe for standard input: {error}"))?;
-        stdio.stdin = Some(read);
-        log.attach().set_input(write, mode);
+
+    /// The guest gets a terminal, and what it had before is behind that.
+    fn add_terminal(&mut self) -> Result<(), String> {
+        let failed = |error: io::Error| format!("make a terminal: {error}");
+        let (mut terminal, guest) = Terminal::open().map_err(failed)?;
+        self.log
+            .attach()
+            .set_terminal(terminal.master().map_err(failed)?);
+        let stdio = Stdio::to_terminal(guest).map_err(failed)?;
+        let before = std::mem::replace(&mut self.stdio, stdio);
+        terminal.set_input(before.stdin);
+        self.screen = before.stdout;
+        self.terminal = Some(terminal);
+        Ok(())
     }
-    Ok((log, stdio))
+
+    /// Starts the threads, which inherit the lock-up of the caller.
+    fn begin(&mut self, interrupt: Interrupt) -> Result<(), String> {
+        match &mut self.terminal {
+            None => Ok(()),
+            Some(terminal) => terminal
+                .begin(self.screen.clone(), interrupt)
+                .map_err(|error| format!("start the terminal: {error}")),
+        }
+    }
+
+    /// The last output.
+    fn finish(&self) {
+        if let Some(terminal) = &self.terminal {
+            terminal.drain(TERMINAL_LIMIT);
+            self.screen.finish(FINISH_LIMIT);
+        }
+        self.stdio.stdout.finish(FINISH_LIMIT);
+        self.stdio.stderr.finish(FINISH_LIMIT);
+    }
 }
 
 /// The control thread: owns socket, timers and exit record, never waits for the guest.
@@ -386,13 +469,16 @@ impl Control {
             Request::State => Reply::State {
                 phase: self.phase,
                 pid: None,
-                dropped_log_lines: self.container.log.dropped(),
+                dropped_log_lines: self.container.streams.log.dropped(),
                 revision: REVISION,
             },
-            Request::Attach { fds: roles } => done(self.container.log.attach().add(&roles, fds)),
-            Request::Resize { width, height } => {
-                done(self.container.log.attach().resize(width, height))
+            Request::Attach { fds: roles } => {
+                done(self.container.streams.log.attach().add(&roles, fds))
             }
+            Request::Resize { width, height } => {
+                done(self.container.streams.log.attach().resize(width, height))
+            }
+            Request::Spawner { .. } => done(self.replace_spawner(fds)),
             Request::ReopenLog { .. } => match self.reopen(fds) {
                 Ok(()) => Reply::Done,
                 Err(error) => failed(&format!("reopen log: {error}")),
@@ -417,12 +503,22 @@ impl Control {
         self.server.reply(caller, &reply);
     }
 
+    fn replace_spawner(&self, fds: Vec<OwnedFd>) -> Result<(), String> {
+        match (&self.container.spawner, fds.into_iter().next()) {
+            (Some(spawner), Some(socket)) => {
+                spawner.replace(socket);
+                Ok(())
+            }
+            _ => Err("spawner: this program starts no commands".to_owned()),
+        }
+    }
+
     fn reopen(&self, fds: Vec<OwnedFd>) -> io::Result<()> {
         let file = fds
             .into_iter()
             .next()
             .ok_or_else(|| io::Error::other("no descriptor came with the request"))?;
-        self.container.log.reopen(file)
+        self.container.streams.log.reopen(file)
     }
 
     /// A listener that is shut down wakes whoever waits in accept or poll.
@@ -466,9 +562,8 @@ impl Control {
     /// The last act: half lines, record, the answer that is owed, and out.
     fn end(&mut self, mut record: ExitRecord, owed: Vec<(Caller, Reply)>) -> ! {
         self.phase = Phase::Exited;
-        self.container.stdout.finish(FINISH_LIMIT);
-        self.container.stderr.finish(FINISH_LIMIT);
-        record.dropped_log_lines = self.container.log.dropped();
+        self.container.streams.finish();
+        record.dropped_log_lines = self.container.streams.log.dropped();
         if let Some(file) = &self.exit_record {
             let _ = record.write(file.as_fd());
         }

@@ -78,8 +78,24 @@ pub struct WasmSection {
     /// shim understands the rest.
     #[serde(skip_serializing_if = "HttpSection::is_empty")]
     pub http: HttpSection,
+    /// The program may ask the daemon for further commands (see [`crate::spawner`]): it is
+    /// the toolbox. Left out when false, for older shims.
+    #[serde(skip_serializing_if = "is_false")]
+    pub spawner: bool,
+    /// Writing to a pipe that nobody reads ends the guest with 141, as SIGPIPE does:
+    /// commands of a pipeline. Left out when false, for older shims.
+    #[serde(skip_serializing_if = "is_false")]
+    pub broken_pipe_ends: bool,
     /// Set when there is no code to run (the compiler refused the module): told at Start.
     pub start_error: Option<String>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference to what it may leave out"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Bounds of a component that serves HTTP (`criw.dev/http-*`); `None` is the engine's

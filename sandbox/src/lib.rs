@@ -12,7 +12,7 @@ pub mod id;
 mod laps;
 pub mod manager;
 pub mod model;
-mod readiness;
+pub mod readiness;
 pub mod record;
 pub mod stats;
 pub mod view;
@@ -21,5 +21,7 @@ pub use container_state::{ContainerState, Exit, ProcessIdentity};
 pub use error::{Error, Result};
 pub use host::rootview;
 pub use id::{ContainerId, SandboxId};
-pub use manager::{Config, Exec, ExecSpec, Pipes, Sandboxes, Streams, chain};
+pub use manager::{
+    Config, Exec, ExecPlace, ExecSpec, Pipes, ProcessView, Sandboxes, Signals, Streams, chain,
+};
 pub use view::{ContainerView, Event, ExecOutput, PodView};

@@ -9,8 +9,9 @@ use std::os::fd::OwnedFd;
 
 use tokio::io::unix::AsyncFd;
 
-/// Registers a descriptor that is readable later (a pidfd, a pipe).
-pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// Registers a descriptor that is readable later (a pidfd, a pipe, a socket). Inside a
+/// runtime; fails for what is always ready, such as a file.
+pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd names the same open descriptor until it is dropped, and the
     // AsyncFd owns it, never hands out `&mut`, and deregisters before dropping it.
     unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)

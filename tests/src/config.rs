@@ -53,6 +53,15 @@ pub fn write(world: &World, network: Network) -> Result<()> {
     }
 }
 
+/// Adds to the file; a daemon reads it when it starts.
+pub fn append(world: &World, text: &str) -> Result<()> {
+    let path = world.path("config.toml");
+    let before = std::fs::read_to_string(&path);
+    let before = before.with_context(|| format!("read {}", path.display()))?;
+    std::fs::write(&path, format!("{before}\n{text}"))
+        .with_context(|| format!("write {}", path.display()))
+}
+
 /// A conflist of bridge (or another first plugin) and portmap, with leases of our own.
 pub fn conflist(world: &World, first: &str) -> Result<()> {
     let text = serde_json::json!({

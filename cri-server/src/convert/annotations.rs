@@ -22,6 +22,8 @@ pub struct Wishes {
     pub memory_grow_fails: bool,
     /// `criw.dev/http-*`; its `cpus` is not an annotation's.
     pub http: HttpSection,
+    /// `criw.dev/toolbox: off`
+    pub no_toolbox: bool,
 }
 
 /// Addresses that one container may ask for.
@@ -74,7 +76,19 @@ pub fn wishes(name: &str, container: &Map, pod: &Map) -> Result<Wishes, Invalid>
         stop,
         memory_grow_fails,
         http,
+        no_toolbox: no_toolbox(name, container, pod)?,
     })
+}
+
+/// Whether `criw.dev/toolbox` switches the toolbox off.
+pub fn no_toolbox(name: &str, container: &Map, pod: &Map) -> Result<bool, Invalid> {
+    match lookup("criw.dev/toolbox", name, container, pod) {
+        None | Some("on") => Ok(false),
+        Some("off") => Ok(true),
+        Some(other) => invalid(format!(
+            "annotation criw.dev/toolbox is {other:?}; it can be on or off"
+        )),
+    }
 }
 
 /// The value of an annotation for a container of that name.
@@ -187,6 +201,7 @@ mod tests {
                 max_body: Some(1 << 20),
                 cpus: None,
             },
+            no_toolbox: false,
         };
         assert_eq!(wishes("c", &container, &pod), Ok(expected));
         assert_eq!(wishes("c", &Map::new(), &Map::new()), Ok(Wishes::default()));
@@ -202,7 +217,11 @@ mod tests {
             ("listen", ":1"),
             ("listen.web", ":2"),
             ("stop-mode.db", "now"),
+            ("toolbox", "off"),
+            ("toolbox.db", "on"),
         ]);
+        let toolbox = |name| no_toolbox(name, &Map::new(), &pod);
+        assert_eq!((toolbox("web"), toolbox("db")), (Ok(true), Ok(false)));
         let seen = |name: &str, container: &[(&str, &str)]| {
             let wishes = wishes(name, &map(container), &pod).unwrap();
             (wishes.listen.join(","), wishes.stop)
@@ -234,6 +253,7 @@ mod tests {
             ("http-max-connections", "0"),
             ("http-max-requests", "10001"),
             ("http-max-body", "1Mi"),
+            ("toolbox", "no"),
         ] {
             let error = wishes("c", &map(&[(key, value)]), &Map::new()).unwrap_err();
             assert!(error.0.contains(&format!("criw.dev/{key}")), "{error}");

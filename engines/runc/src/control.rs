@@ -147,6 +147,9 @@ impl Control {
                 let added = self.log.attach().add(&roles, fds);
                 added.map(|()| Some(Reply::Done))
             }
+            Request::Spawner { .. } => {
+                Err("spawner: a Linux container starts its own processes".into())
+            }
             Request::Resize { width, height } => {
                 let resized = self.log.attach().resize(width, height);
                 resized.map(|()| Some(Reply::Done))

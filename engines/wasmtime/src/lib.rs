@@ -17,6 +17,8 @@
 //!     lookup     wasi:sockets/ip-name-lookup
 //!     resolver   names to addresses
 //!   world      argv, env, root and streams for all
+//!   input      standard input, not a byte ahead of the guest
+//!   toolbox    what the toolbox imports besides: commands, pipes, connections
 //!   limits     linear memory
 //!   compile    the main of criw-compile (feature `compiler`)
 //!   failure    an engine's error -> exit code, reason, text
@@ -33,6 +35,7 @@ pub mod engine;
 mod failure;
 mod foreign;
 mod host;
+mod input;
 mod limits;
 mod lookup;
 mod module;
@@ -44,5 +47,6 @@ mod resolver;
 mod roots;
 pub mod settings;
 mod sockets;
+mod toolbox;
 mod world;
 mod worlds;

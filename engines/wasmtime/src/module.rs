@@ -7,6 +7,7 @@ use wasmtime::{Engine, ExternType, ImportType, InstancePre, Linker, Module, Stor
 use crate::limits::MemoryLimit;
 use crate::overlay::{self, State};
 use crate::sockets::Sockets;
+use crate::toolbox::{self, Toolbox};
 use crate::world::{World, runtime};
 use crate::{failure, foreign};
 
@@ -39,6 +40,10 @@ impl ModuleProgram {
         check_entry(module, entry)?;
         let mut linker = Linker::new(engine);
         overlay::add_to_linker(&mut linker)
+            .and_then(|()| match wasm.spawner {
+                true => toolbox::add_to_linker(&mut linker),
+                false => Ok(()),
+            })
             .map_err(|error| format!("link: {}", failure::text(&error)))?;
         let linked = linker.instantiate_pre(module).map_err(|error| {
             unknown_imports(engine, &linker, module)
@@ -118,8 +123,12 @@ impl Program for ModuleProgram {
     fn settle(&mut self, surroundings: Surroundings) -> Result<(), String> {
         let runtime = runtime()?;
         let Surroundings {
-            stdio, listeners, ..
+            stdio,
+            listeners,
+            spawner,
+            ..
         } = surroundings;
+        let toolbox = spawner.map(|spawner| Toolbox::new(spawner, stdio.clone(), self.world.ids()));
         let outputs = (stdio.stdout.clone(), stdio.stderr.clone());
         let sockets = Sockets::new(&listeners)
             .map_err(|error| format!("hand listeners to the guest: {error}"))?;
@@ -130,7 +139,7 @@ impl Program for ModuleProgram {
                 .build_p1()
         };
         let memory = self.memory.take().ok_or("settled twice")?;
-        let state = State::new(wasi, outputs, sockets, memory);
+        let state = State::new(wasi, outputs, sockets, memory, toolbox);
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);
         self.settled = Some((runtime, store));

@@ -21,6 +21,7 @@ use wiggle::GuestMemory;
 
 use crate::limits::MemoryLimit;
 use crate::sockets::{Errno, Sockets};
+use crate::toolbox::Toolbox;
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
@@ -31,6 +32,8 @@ pub(crate) struct State {
     outputs: [Option<Output>; 2],
     sockets: Sockets,
     pub(crate) memory: MemoryLimit,
+    /// Only the toolbox has it.
+    pub(crate) toolbox: Option<Toolbox>,
 }
 
 impl State {
@@ -39,12 +42,14 @@ impl State {
         (stdout, stderr): (Output, Output),
         sockets: Sockets,
         memory: MemoryLimit,
+        toolbox: Option<Toolbox>,
     ) -> Self {
         Self {
             wasi,
             outputs: [Some(stdout), Some(stderr)],
             sockets,
             memory,
+            toolbox,
         }
     }
 
@@ -55,6 +60,7 @@ impl State {
             outputs: [None, None],
             sockets: Sockets::default(),
             memory: MemoryLimit::new(Some(0), true),
+            toolbox: None,
         }
     }
 

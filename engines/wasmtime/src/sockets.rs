@@ -23,11 +23,17 @@ pub(crate) struct Errno(pub(crate) u16);
 impl Errno {
     pub(crate) const AGAIN: Self = Self(6);
     pub(crate) const BADF: Self = Self(8);
+    pub(crate) const CHILD: Self = Self(12);
     pub(crate) const FAULT: Self = Self(21);
+    pub(crate) const ILSEQ: Self = Self(25);
     pub(crate) const INVAL: Self = Self(28);
     pub(crate) const IO: Self = Self(29);
+    pub(crate) const NFILE: Self = Self(41);
+    pub(crate) const NOENT: Self = Self(44);
+    pub(crate) const NOEXEC: Self = Self(45);
     pub(crate) const NOTDIR: Self = Self(54);
     pub(crate) const NOTSUP: Self = Self(58);
+    pub(crate) const TIMEDOUT: Self = Self(73);
 }
 
 impl From<rustix::io::Errno> for Errno {
@@ -35,21 +41,36 @@ impl From<rustix::io::Errno> for Errno {
         use rustix::io::Errno as Linux;
         match error {
             Linux::AGAIN => Self::AGAIN,
+            Linux::ACCESS => Self(2),
+            Linux::ADDRINUSE => Self(3),
+            Linux::ADDRNOTAVAIL => Self(4),
             Linux::BADF => Self::BADF,
+            Linux::EXIST => Self(20),
+            Linux::HOSTUNREACH => Self(23),
+            Linux::ISDIR => Self(31),
+            Linux::LOOP => Self(32),
+            Linux::NAMETOOLONG => Self(37),
+            Linux::NETUNREACH => Self(40),
+            Linux::NOENT => Self::NOENT,
+            Linux::NOSPC => Self(51),
+            Linux::NOTDIR => Self::NOTDIR,
+            Linux::NXIO => Self(60),
+            Linux::PERM => Self(63),
+            Linux::ROFS => Self(69),
             Linux::CONNABORTED => Self(13),
             Linux::CONNREFUSED => Self(14),
             Linux::CONNRESET => Self(15),
             Linux::INTR => Self(27),
             Linux::INVAL => Self::INVAL,
             Linux::MFILE => Self(33),
-            Linux::NFILE => Self(41),
+            Linux::NFILE => Self::NFILE,
             Linux::NOBUFS => Self(42),
             Linux::NOMEM => Self(48),
             Linux::NOTCONN => Self(53),
             Linux::NOTSOCK => Self(57),
             Linux::OPNOTSUPP => Self::NOTSUP,
             Linux::PIPE => Self(64),
-            Linux::TIMEDOUT => Self(73),
+            Linux::TIMEDOUT => Self::TIMEDOUT,
             _ => Self::IO,
         }
     }

@@ -6,12 +6,11 @@
 //! would hide the first. It is told by `PWD` (which Go's runtime reads) and, to
 //! components, by `initial-cwd`; wasi-libc starts in `/`.
 
-use std::os::fd::OwnedFd;
-
+use crate::input::Input;
 use bytes::Bytes;
 use criw_engines::stdio::{Output, Stdio};
-use oci_spec::runtime::Process;
-use wasmtime_wasi::cli::{AsyncStdinStream, InputFile, IsTerminal, StdoutStream};
+use oci_spec::runtime::{Process, User};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtxBuilder, async_trait};
 
@@ -21,6 +20,7 @@ pub(crate) struct World {
     args: Vec<String>,
     env: Vec<(String, String)>,
     cwd: String,
+    ids: String,
 }
 
 impl World {
@@ -43,7 +43,13 @@ impl World {
             args: process.args().clone().unwrap_or_default(),
             env,
             cwd,
+            ids: ids(process.user()),
         }
+    }
+
+    /// User, group and supplementary groups, as numbers with spaces between.
+    pub(crate) fn ids(&self) -> String {
+        self.ids.clone()
     }
 
     /// Opens the root and the streams. Must be called inside the root and a tokio
@@ -55,7 +61,8 @@ impl World {
     ) -> Result<WasiCtxBuilder, String> {
         let mut builder = self.outputs(stdio.stdout, stdio.stderr);
         if let Some(fd) = stdio.stdin {
-            set_stdin(&mut builder, fd)?;
+            let input = Input::new(fd).map_err(|error| format!("use standard input: {error}"))?;
+            builder.stdin(input);
         }
         for _ in 0..directories {
             open_root(&mut builder)?;
@@ -91,8 +98,8 @@ impl World {
             // One guest, one thread: another thread for each file operation only costs.
             .allow_blocking_current_thread(true)
             .monotonic_clock(Monotonic)
-            .stdout(Stream(stdout))
-            .stderr(Stream(stderr));
+            .stdout(Stream::new(stdout))
+            .stderr(Stream::new(stderr));
         builder
     }
 
@@ -111,6 +118,17 @@ impl World {
     }
 }
 
+fn ids(user: &User) -> String {
+    let groups = user.additional_gids().iter().flatten();
+    let others = groups.filter(|group| **group != user.gid());
+    [user.uid(), user.gid()]
+        .iter()
+        .chain(others)
+        .map(u32::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
 fn open_root(builder: &mut WasiCtxBuilder) -> Result<(), String> {
     builder
         .preopened_dir("/", "/", FsPerms::ReadWrite)
@@ -118,32 +136,27 @@ fn open_root(builder: &mut WasiCtxBuilder) -> Result<(), String> {
         .map_err(|error| format!("open the guest's root: {error:#}"))
 }
 
-/// A pipe is waited for, everything else is read like a file.
-fn set_stdin(builder: &mut WasiCtxBuilder, fd: OwnedFd) -> Result<(), String> {
-    let kind = rustix::fs::fstat(&fd)
-        .map(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode))
-        .map_err(|error| format!("look at standard input: {error}"))?;
-    if kind == rustix::fs::FileType::Fifo {
-        let pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(fd)
-            .map_err(|error| format!("use standard input: {error}"))?;
-        builder.stdin(AsyncStdinStream::new(pipe));
-    } else {
-        builder.stdin(InputFile::new(fd.into()));
-    }
-    Ok(())
-}
-
 /// An output that is always ready: it goes to the log, or blocks the guest as a
 /// full pipe does.
 #[derive(Debug, Clone)]
-struct Stream(Output);
+struct Stream {
+    output: Output,
+    terminal: bool,
+}
+
+impl Stream {
+    fn new(output: Output) -> Self {
+        let terminal = output.is_terminal();
+        Self { output, terminal }
+    }
+}
 
 /// Bytes that a guest may hand over at once.
 const MAX_WRITE: usize = 1 << 20;
 
 impl IsTerminal for Stream {
     fn is_terminal(&self) -> bool {
-        false
+        self.terminal
     }
 }
 
@@ -159,7 +172,7 @@ impl StdoutStream for Stream {
 
 impl OutputStream for Stream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.0.write(&bytes);
+        self.output.write(&bytes);
         Ok(())
     }
 
@@ -183,7 +196,7 @@ impl tokio::io::AsyncWrite for Stream {
         _: &mut std::task::Context<'_>,
         bytes: &[u8],
     ) -> std::task::Poll<std::io::Result<usize>> {
-        self.0.write(bytes);
+        self.output.write(bytes);
         std::task::Poll::Ready(Ok(bytes.len()))
     }
 
@@ -232,11 +245,12 @@ mod tests {
 
     #[test]
     fn the_spec_becomes_a_world() {
-        let json = r#"{"user":{"uid":0,"gid":0},"args":["/a","b"],"cwd":"/data",
+        let json = r#"{"user":{"uid":7,"gid":8,"additionalGids":[8,9]},"args":["/a","b"],"cwd":"/data",
             "env":["A=1","B=x=y","C","D="]}"#;
         let process: Process = serde_json::from_str(json).unwrap();
         let world = World::new(Some(&process));
         assert_eq!(world.args, ["/a", "b"]);
+        assert_eq!(world.ids(), "7 8 9");
         let env: Vec<_> = world
             .env
             .iter()

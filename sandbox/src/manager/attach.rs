@@ -1,7 +1,7 @@
 //! Attaching to the streams of a running container, and the size of its terminal. The
 //! shim has the streams; the daemon hands it pipes.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,30 @@ impl Sandboxes {
         let inner = self.inner.clone();
         let container = inner.container(id)?;
         blocking(move || resize(&container.socket(&inner.config.state), width, height)).await
+    }
+
+    /// Hands the shim of a container its end of a spawner's socket: from now on it asks
+    /// whoever has the other end for further commands.
+    ///
+    /// # Errors
+    /// `WrongState` when its program starts no commands, or it has ended.
+    pub async fn hand_spawner(&self, id: &ContainerId, socket: OwnedFd) -> Result<()> {
+        let inner = self.inner.clone();
+        let container = inner.container(id)?;
+        blocking(move || {
+            const WHAT: &str = "hand over a spawner";
+            let request = Request::Spawner {
+                fds: vec![FdRole::Spawner],
+            };
+            let shim = container.socket(&inner.config.state);
+            match shim.call(&request, &[socket.as_fd()], DEADLINE) {
+                Ok(Reply::Done) => Ok(()),
+                Ok(Reply::Failed { message }) => Err(Error::WrongState(message)),
+                Ok(other) => Err(Error::node(WHAT, format!("the shim answered {other:?}"))),
+                Err(error) => Err(Error::node(WHAT, error)),
+            }
+        })
+        .await
     }
 
     /// Completes when a container has ended, or is not there.

@@ -1,5 +1,6 @@
 //! A pod and a container in memory: the record, and the locks around it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -111,6 +112,8 @@ pub(crate) struct Container {
     /// Its writable layer as last measured; made at the first question.
     pub(crate) layer: OnceLock<crate::stats::Layer>,
     pub(crate) cpu_rate: CpuRate,
+    /// What runs in it besides its first process: shims of commands, and their argv.
+    pub(crate) execs: Mutex<HashMap<i32, Vec<String>>>,
 }
 
 impl Container {
@@ -125,6 +128,7 @@ impl Container {
             stop_sent: AtomicBool::new(false),
             layer: OnceLock::new(),
             cpu_rate: CpuRate::default(),
+            execs: Mutex::default(),
         })
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criw_engines::client::{Child, Join, Launch, Namespaces, ShimSocket, launch};
+use criw_engines::client::{CallError, Child, Join, Launch, Namespaces, ShimSocket, launch};
 use criw_engines::protocol::{ExitRecord, FdRole, Reply, Request, VERSION};
 use criw_engines::spec::{EngineSection, Role, RuncSection, Section, Spec};
 use rustix::thread::ThreadNameSpaceType;
@@ -30,6 +30,9 @@ use crate::view::ExecOutput;
 /// Building up and the answer to "go"; runc's own exec takes 30 ms.
 const SHIM_DEADLINE: Duration = Duration::from_secs(30);
 
+/// A control thread answers at once.
+const SIGNAL_DEADLINE: Duration = Duration::from_secs(5);
+
 /// One more process in a running container.
 #[derive(Debug)]
 pub struct ExecSpec {
@@ -43,6 +46,19 @@ pub struct ExecSpec {
     pub streams: Streams,
     /// On a terminal; then there is no stderr of its own.
     pub tty: bool,
+    /// Directory and environment, where they are not the container's.
+    pub place: Option<ExecPlace>,
+    /// Descriptors for the shim: streams that are no pipes of ours, a spawner's socket.
+    pub handed: Vec<(FdRole, OwnedFd)>,
+}
+
+/// Where a command finds itself.
+#[derive(Debug)]
+pub struct ExecPlace {
+    /// Working directory, absolute.
+    pub cwd: String,
+    /// Environment, `KEY=value`.
+    pub env: Vec<String>,
 }
 
 impl Sandboxes {
@@ -105,6 +121,7 @@ pub struct Exec {
 }
 
 struct Body {
+    container: Arc<Container>,
     child: Child,
     socket: ShimSocket,
     directory: PathBuf,
@@ -137,6 +154,11 @@ impl Exec {
         blocking(move || super::attach::resize(&body.socket, width, height)).await
     }
 
+    /// For signals, as long as it lives.
+    pub fn signals(&self) -> Signals {
+        Signals(self.body.clone())
+    }
+
     /// Kills it if it still runs, and waits until nothing of it is left.
     pub async fn end(mut self) {
         self.open = false;
@@ -148,6 +170,21 @@ impl Exec {
         if let Err(error) = ended.await {
             tracing::warn!(error = %chain(&error), "end an exec");
         }
+    }
+}
+
+/// Signals a command. Keeps nothing of it alive.
+#[derive(Clone)]
+pub struct Signals(Arc<Body>);
+
+impl Signals {
+    /// Sends a Linux signal, as the shim understands it.
+    ///
+    /// # Errors
+    /// `WrongState` when there is no such signal or the command has ended.
+    pub async fn send(&self, signal: i32) -> Result<()> {
+        let body = self.0.clone();
+        blocking(move || body.signal(signal)).await
     }
 }
 
@@ -189,6 +226,22 @@ impl Body {
         }
     }
 
+    fn signal(&self, signal: i32) -> Result<()> {
+        const WHAT: &str = "signal an exec";
+        let request = Request::Signal {
+            signal,
+            stop: false,
+            grace_ms: 0,
+        };
+        match self.socket.call(&request, &[], SIGNAL_DEADLINE) {
+            Ok(Reply::Done) => Ok(()),
+            Ok(Reply::Failed { message }) => Err(Error::WrongState(message)),
+            Ok(other) => Err(Error::node(WHAT, format!("the shim answered {other:?}"))),
+            Err(error @ CallError::Gone { .. }) => Err(Error::WrongState(chain(&error))),
+            Err(error) => Err(Error::node(WHAT, error)),
+        }
+    }
+
     /// Idempotent.
     fn end(&self) {
         let ended = boot::open_if_same(self.identity()).is_ok_and(|one| one.is_none());
@@ -203,6 +256,7 @@ impl Body {
             wait_readable(&self.child.pidfd, Duration::from_secs(3));
         }
         end_process(self.identity(), KILL_DEADLINE);
+        super::lock(&self.container.execs).remove(&self.child.pid);
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -241,16 +295,16 @@ impl Inner {
     fn launch_exec(
         self: &Arc<Self>,
         container: &Arc<Container>,
-        exec: ExecSpec,
+        mut exec: ExecSpec,
         shim: ProcessIdentity,
         directory: &Path,
     ) -> Result<(Exec, Ends)> {
         let what = |step: &str| format!("{step} for exec in container {}", container.id);
         let wasm = matches!(exec.engine, EngineSpec::Wasm { .. });
-        let (program, engine) = match exec.engine {
+        let (program, engine) = match &exec.engine {
             EngineSpec::Wasm { engine, section } => (
                 self.config.libexec.join(format!("criw-shim-{engine}")),
-                EngineSection::Wasm(section),
+                EngineSection::Wasm(section.clone()),
             ),
             EngineSpec::Runc => (
                 self.config.libexec.join("criw-shim-runc"),
@@ -263,7 +317,8 @@ impl Inner {
             ),
         };
         let bundle = container.bundle(&self.config.state);
-        let spec = self.exec_spec(container, &bundle, exec.args, exec.tty, engine)?;
+        let shown = exec.args.clone();
+        let spec = self.exec_spec(container, &bundle, &mut exec, engine)?;
         let spec_path = directory.join("spec.json");
         let spec_file = super::containers::write_spec(&spec_path, &spec)?;
         let exit_record = super::containers::new_file(&directory.join("exit.json"))?;
@@ -276,7 +331,8 @@ impl Inner {
             (FdRole::Spec, spec_file.as_fd()),
             (FdRole::ExitRecord, exit_record.as_fd()),
         ];
-        parts.extend(guest_ends.iter().map(|(role, fd)| (*role, fd.as_fd())));
+        let guest_ends = guest_ends.iter().chain(&exec.handed);
+        parts.extend(guest_ends.map(|(role, fd)| (*role, fd.as_fd())));
         let Some(pidfd) = boot::open_if_same(shim)? else {
             return Err(Error::WrongState(format!(
                 "exec in container {}: it has just ended",
@@ -321,7 +377,9 @@ impl Inner {
             stderr: super::containers::daemon_stderr(),
         })
         .map_err(|e| Error::node(what("start the shim"), e))?;
+        super::lock(&container.execs).insert(child.pid, shown);
         let body = Body {
+            container: container.clone(),
             child,
             socket: ShimSocket::at(directory),
             directory: directory.to_owned(),
@@ -341,13 +399,13 @@ impl Inner {
         }
     }
 
-    /// The container's own spec with another argv: same user, env, cwd, limits.
+    /// The container's own spec with another argv: same user and limits, and if nothing else
+    /// is said the same directory and environment.
     fn exec_spec(
         &self,
         container: &Container,
         bundle: &Path,
-        args: Vec<String>,
-        tty: bool,
+        exec: &mut ExecSpec,
         engine: EngineSection,
     ) -> Result<Spec> {
         let path = bundle.join("config.json");
@@ -356,9 +414,13 @@ impl Inner {
         let mut spec = Spec::parse(&json)
             .map_err(|e| Error::node(format!("read spec {}", path.display()), e))?;
         let mut process = spec.oci.process().clone().unwrap_or_default();
-        process.set_args(Some(args));
-        process.set_terminal(Some(tty));
-        if tty {
+        process.set_args(Some(std::mem::take(&mut exec.args)));
+        process.set_terminal(Some(exec.tty));
+        if let Some(place) = exec.place.take() {
+            process.set_cwd(place.cwd.into());
+            process.set_env(Some(place.env));
+        }
+        if exec.tty {
             // Programs that draw on a terminal need its kind.
             let mut env = process.env().clone().unwrap_or_default();
             if !env.iter().any(|pair| pair.starts_with("TERM=")) {

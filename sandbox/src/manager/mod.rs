@@ -18,6 +18,7 @@ mod exec;
 mod exit;
 mod node;
 mod pods;
+mod processes;
 mod recover;
 mod shim;
 mod stats;
@@ -43,7 +44,8 @@ use node::Host;
 
 pub use criw_engines::record::chain;
 pub(crate) use entry::{Container, Pod};
-pub use exec::{Exec, ExecSpec};
+pub use exec::{Exec, ExecPlace, ExecSpec, Signals};
+pub use processes::ProcessView;
 pub use streams::{Pipes, Streams};
 
 /// Events that a slow subscriber may lag behind before it loses some.

@@ -25,5 +25,6 @@ mod network;
 mod prometheus;
 mod restart;
 mod streaming;
+mod toolbox;
 mod users;
 mod volumes;

@@ -1,35 +1,12 @@
 //! Exec.
 
-use std::io::Write;
-use std::process::{Output, Stdio};
-
 use criw_proto::v1::ExecRequest;
 use criw_tests::machine::Machine;
 use criw_tests::spdy::Spdy;
 use criw_tests::{crictl, wait};
 
-use super::{TRANSPORTS, idle, noise, request, text};
+use super::{TRANSPORTS, idle, noise, piped, request, text};
 use crate::engine::{BOTH, Engine};
-
-/// crictl with something on its standard input.
-fn piped(machine: &Machine, args: &[&str], input: &[u8]) -> Output {
-    let mut child = crictl::command(machine, args)
-        .unwrap()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let writer = std::thread::spawn(move || {
-        // A command that does not read all of it is no mistake.
-        let _ = stdin.write_all(&input);
-    });
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
-    output
-}
 
 #[test]
 fn crictl_runs_commands() {

@@ -6,7 +6,11 @@ mod exec;
 mod forward;
 mod refused;
 
+use std::io::Write;
+use std::process::{Output, Stdio};
+
 use criw_proto::v1::ExecRequest;
+use criw_tests::crictl;
 use criw_tests::machine::{Machine, Pod};
 
 use crate::engine::Engine;
@@ -26,8 +30,28 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// crictl with something on its standard input.
+pub(crate) fn piped(machine: &Machine, args: &[&str], input: &[u8]) -> Output {
+    let mut child = crictl::command(machine, args)
+        .unwrap()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        // A command that does not read all of it is no mistake.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
 /// Bytes that no pattern of lost or repeated blocks leaves the same.
-fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -40,7 +64,7 @@ fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
-fn request(id: &str, argv: &[&str]) -> ExecRequest {
+pub(crate) fn request(id: &str, argv: &[&str]) -> ExecRequest {
     ExecRequest {
         container_id: id.into(),
         cmd: argv.iter().map(|arg| (*arg).to_owned()).collect(),

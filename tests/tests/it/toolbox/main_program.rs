@@ -1,0 +1,85 @@
+//! Containers whose own program is the toolbox.
+
+use criw_proto::v1::{ContainerConfig, ContainerState};
+use criw_tests::image::{Entry, Image, Settings, file, rootfs};
+use criw_tests::machine::Machine;
+use criw_tests::{plan, wait};
+
+use super::sh;
+
+/// An image without any module.
+fn data() -> Image {
+    let layer = vec![
+        Entry::Directory("data".into(), 0o755),
+        file("motd", 0o644, "a file of the image\n"),
+    ];
+    rootfs("wasi/wasm", &[layer], &Settings::default()).unwrap()
+}
+
+fn shell(name: &str, image: &str, script: &str) -> ContainerConfig {
+    plan::command(name, image, &["sh", "-c", script])
+}
+
+#[test]
+fn an_image_without_a_module_runs_scripts() {
+    let machine = Machine::new().unwrap();
+    let image = machine.provide("data:1", &data()).unwrap();
+    let pod = machine.pod("scripts").unwrap();
+    let before = machine.snapshot().unwrap();
+    let script = "echo begin; cat /motd; /bin/ls / | grep motd; echo err >&2; seq 3 | tail -n 1; echo end; exit 5";
+    let (status, log) = machine
+        .outcome(&pod, shell("main", &image, script))
+        .unwrap();
+    assert_eq!(status.exit_code, 5, "{log}");
+    let lines: Vec<&str> = log.lines().filter(|line| *line != "err").collect();
+    // In order, though others than the shell wrote some of them.
+    assert_eq!(lines, ["begin", "a file of the image", "motd", "3", "end"]);
+    assert!(log.contains("err\n"));
+    machine.remove(&status.id).unwrap();
+    // A background job ends with the container.
+    let config = shell("job", &image, "sleep 1000 & echo gone");
+    let (status, _) = machine.outcome(&pod, config).unwrap();
+    machine.remove(&status.id).unwrap();
+    machine.assert_nothing_left(&before).unwrap();
+}
+
+#[test]
+fn the_stop_signal_ends_the_shell_and_its_commands() {
+    let machine = Machine::new().unwrap();
+    let image = machine.provide("data:1", &data()).unwrap();
+    let pod = machine.pod("stop").unwrap();
+    let before = machine.snapshot().unwrap();
+    let config = shell("main", &image, "echo ready; sleep 1000 | sleep 2000");
+    let id = machine.run(&pod, config).unwrap();
+    machine.logged(&id, "ready").unwrap();
+    machine.stop(&id, 10).unwrap();
+    assert_eq!(machine.status(&id).unwrap().exit_code, 143);
+    machine.remove(&id).unwrap();
+    machine.assert_nothing_left(&before).unwrap();
+}
+
+#[test]
+fn a_shell_goes_on_under_the_next_daemon() {
+    let mut machine = Machine::new().unwrap();
+    let image = machine.provide("data:1", &data()).unwrap();
+    let pod = machine.pod("goes-on").unwrap();
+    let script = "echo ready; sleep 1000; echo code $?; /bin/echo next | cat; echo end; sleep 2000";
+    let id = machine.run(&pod, shell("main", &image, script)).unwrap();
+    machine.logged(&id, "ready").unwrap();
+    wait::until("the command to run", wait::PATIENCE, || {
+        super::processes(&machine, &id)
+            .contains("sleep 1000")
+            .then_some(())
+    })
+    .unwrap();
+    machine.daemon.kill().unwrap();
+    machine.restart(&[]).unwrap();
+    // The command of the old daemon was killed, as all that it had started.
+    machine.logged(&id, "code 137").unwrap();
+    machine.logged(&id, "end").unwrap();
+    let status = machine.status(&id).unwrap();
+    assert_eq!(status.state(), ContainerState::ContainerRunning);
+    let log = criw_tests::machine::text(&machine.log(&status).unwrap());
+    assert!(log.ends_with("code 137\nnext\nend\n"), "{log}");
+    assert_eq!(sh(&machine, &id, "echo a | cat").1, "a\n");
+}
