@@ -56,6 +56,7 @@ impl Holder {
             argv: &[c"criw-init".to_owned(), c"hold".to_owned()],
             descriptors: &[orders.as_fd(), null.as_fd(), null.as_fd()],
             cgroups: &Cgroups::open(cgroup_dirs).context(what)?,
+            user_namespace: None,
             new_pid_namespace: false,
         }
         .start()
