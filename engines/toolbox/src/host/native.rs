@@ -73,7 +73,17 @@ fn stdio(stream: u32, own: fn() -> Stdio) -> Result<Stdio, Errno> {
     }
 }
 
+/// The daemon bounds how many commands live and how deep they nest; here nobody would, and a
+/// script that multiplies itself would take the machine.
+const DEPTH: u32 = 6;
+const DEPTH_VARIABLE: &str = "CRIW_TOOLBOX_DEPTH";
+
 pub(crate) fn spawn(request: &Request<'_>) -> Result<Child, Errno> {
+    let depth = std::env::var(DEPTH_VARIABLE);
+    let depth: u32 = depth.ok().and_then(|depth| depth.parse().ok()).unwrap_or(0);
+    if depth >= DEPTH {
+        return Err(Errno(41));
+    }
     let name = request.argv.first().ok_or(INVAL)?;
     let base = name.rsplit('/').next().unwrap_or(name);
     let mut command = if crate::applets::find(base).is_some() {
@@ -106,7 +116,13 @@ pub(crate) fn spawn(request: &Request<'_>) -> Result<Child, Errno> {
     } else {
         command.stderr(stdio(error, Stdio::inherit)?);
     }
-    let child = command.spawn().map_err(errno)?;
+    command.env(DEPTH_VARIABLE, (depth + 1).to_string());
+    let path = crate::files::absolute(request.directory, name);
+    let child = command.spawn().map_err(|error| match errno(error) {
+        // in a Wasm container nothing has mode bits: a script is what is no module
+        ACCES if std::path::Path::new(&path).is_file() => Errno::NOEXEC,
+        other => other,
+    })?;
     let mut table = table();
     table.next += 1;
     let number = table.next;
