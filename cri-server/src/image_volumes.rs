@@ -27,7 +27,10 @@ pub async fn resolve(daemon: &Daemon, mounts: &mut [Mount]) -> Result<Vec<Prepar
             Status::failed_precondition(text)
         };
         let image = find(daemon, &volume.image).map_err(failed)?;
-        let prepared = daemon.images.prepare(&image.id, Want::Any).await;
+        let prepared = daemon
+            .images
+            .prepare(&image.id, image.scope.as_deref(), Want::Any)
+            .await;
         let prepared = prepared.map_err(|error| failed(error::chain(&error)))?;
         if prepared.lowers.is_empty() {
             let count = prepared.modules.len();

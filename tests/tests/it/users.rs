@@ -172,7 +172,7 @@ fn a_volume_has_the_same_owners_inside_and_outside() {
             readonly: true,
             ..lent(&memory, "/v")
         };
-        let (code, log) = run("sealed", 0, sealed, "/v/in", "");
+        let (code, log) = run("sealed", 0, sealed, "/v/in", "/data/x");
         assert_eq!(code, 0, "{engine:?} {log}");
         assert!(log.contains("memory\n"), "{log}");
         // Without a map the container's users have nothing to do with the volume's.
