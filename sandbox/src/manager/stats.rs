@@ -46,7 +46,7 @@ impl Sandboxes {
         blocking(move || {
             let leaf = inner.leaf(&container.record().leaf)?;
             let detail = detail::read(&leaf.dirs())?;
-            Ok((detail, leaf.oom_kills()?, leaf.path()))
+            Ok((detail, leaf.oom_kills()?, leaf.path().to_owned()))
         })
         .await
     }

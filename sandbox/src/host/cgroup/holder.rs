@@ -57,6 +57,7 @@ impl Holder {
             descriptors: &[orders.as_fd(), null.as_fd(), null.as_fd()],
             cgroups: &Cgroups::open(cgroup_dirs).context(what)?,
             new_pid_namespace: false,
+            user_namespace: None,
         }
         .start()
         .context(what)?;
