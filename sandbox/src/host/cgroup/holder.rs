@@ -58,7 +58,6 @@ impl Holder {
             cgroups: &Cgroups::open(cgroup_dirs).context(what)?,
             user_namespace: None,
             new_pid_namespace: false,
-            user_namespace: None,
         }
         .start()
         .context(what)?;
