@@ -61,13 +61,16 @@ fn what_nobody_has_is_told() {
 fn what_the_image_or_a_volume_has_comes_first() {
     let machine = Machine::new().unwrap();
     let hello = binaries::guest("hello").unwrap();
+    // Of a machine that nobody has.
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(64, 0);
     let image = rootfs(
         "wasi/wasm",
         &[vec![
             Entry::Directory("bin".into(), 0o755),
             file("bin/idle", 0o755, binaries::guest("idle").unwrap()),
             file("bin/ls", 0o755, hello.clone()),
-            file("bin/wc", 0o755, &b"\x7fELF not for us"[..]),
+            file("bin/wc", 0o755, elf),
         ]],
         &Settings::entrypoint(&["/bin/idle"]),
     )

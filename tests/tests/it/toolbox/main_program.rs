@@ -2,7 +2,7 @@
 
 use criw_proto::v1::{ContainerConfig, ContainerState};
 use criw_tests::image::{Entry, Image, Settings, file, rootfs};
-use criw_tests::machine::Machine;
+use criw_tests::machine::{Machine, Pod};
 use criw_tests::{plan, wait};
 
 use super::sh;
@@ -20,11 +20,19 @@ fn shell(name: &str, image: &str, script: &str) -> ContainerConfig {
     plan::command(name, image, &["sh", "-c", script])
 }
 
+/// Has the toolbox compiled, before anything is compared.
+fn warm(machine: &Machine, pod: &Pod, image: &str) {
+    let (status, log) = machine.outcome(pod, shell("warm", image, "true")).unwrap();
+    assert_eq!(status.exit_code, 0, "{log}");
+    machine.remove(&status.id).unwrap();
+}
+
 #[test]
 fn an_image_without_a_module_runs_scripts() {
     let machine = Machine::new().unwrap();
     let image = machine.provide("data:1", &data()).unwrap();
     let pod = machine.pod("scripts").unwrap();
+    warm(&machine, &pod, &image);
     let before = machine.snapshot().unwrap();
     let script = "echo begin; cat /motd; /bin/ls / | grep motd; echo err >&2; seq 3 | tail -n 1; echo end; exit 5";
     let (status, log) = machine
@@ -48,6 +56,7 @@ fn the_stop_signal_ends_the_shell_and_its_commands() {
     let machine = Machine::new().unwrap();
     let image = machine.provide("data:1", &data()).unwrap();
     let pod = machine.pod("stop").unwrap();
+    warm(&machine, &pod, &image);
     let before = machine.snapshot().unwrap();
     let config = shell("main", &image, "echo ready; sleep 1000 | sleep 2000");
     let id = machine.run(&pod, config).unwrap();

@@ -24,7 +24,7 @@ fn commands_are_connected_by_pipes() {
             0,
             "a file of the image\n",
         ),
-        ("trap unreachable 2>/dev/null; echo $?", 0, "134\n"),
+        ("/bin/trap unreachable 2>/dev/null; echo $?", 0, "134\n"),
         ("echo $(echo inner | cat)", 0, "inner\n"),
         ("cd /data; /bin/hello | grep cwd; pwd", 0, "/data\n"),
         ("X=1 /bin/hello | grep 'env X'", 0, "env X=1\n"),

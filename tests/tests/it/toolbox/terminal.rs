@@ -51,14 +51,21 @@ impl Screen {
         self.client.send(self.stdin, keys.as_bytes()).unwrap();
     }
 
-    /// Waits until something is shown that was not looked at yet.
-    fn expect(&mut self, wanted: &str) {
+    /// What a command shows until the next prompt.
+    fn ask(&mut self, command: &str) -> String {
+        self.send(&format!("{command}\r"));
+        self.expect(&format!("{command}\r\n"));
+        self.expect("/ # ")
+    }
+
+    /// Waits until something is shown that was not looked at yet; what was before it.
+    fn expect(&mut self, wanted: &str) -> String {
         loop {
             let all = self.client.data.get(&self.stdout);
             let shown = text(all.map_or(&[][..], |all| &all[self.seen..]));
             if let Some(at) = shown.find(wanted) {
                 self.seen += at + wanted.len();
-                return;
+                return shown[..at].to_owned();
             }
             assert!(
                 self.client.step().unwrap(),
@@ -112,11 +119,17 @@ fn a_terminal_has_a_size_and_tells_the_end_of_input() {
     let (_pod, id) = idle(&machine);
     let mut screen = Screen::exec(&machine, &id, &["sh"]);
     screen.expect("/ # ");
-    let size = br#"{"Width":132,"Height":50}"#;
-    screen.client.send(screen.resize, size).unwrap();
     // The size is set a moment after it was sent.
-    screen.send("until stty size | grep '50 132'; do sleep 0.02; done\r");
-    screen.expect("\n50 132\r\n");
+    for (size, shown) in [
+        (r#"{"Width":8,"Height":50}"#, "bin\r\ndata\r\netc\r\n"),
+        (r#"{"Width":132,"Height":50}"#, "bin   data  etc\r\n"),
+    ] {
+        screen.client.send(screen.resize, size.as_bytes()).unwrap();
+        wait::until(shown, wait::PATIENCE, || {
+            (screen.ask("ls /") == shown).then_some(())
+        })
+        .unwrap();
+    }
     screen.send("test -t 0 && test -t 1 && echo a $TERM; echo x | test -t 0 || echo none\r");
     screen.expect("a xterm\r\n");
     screen.expect("none\r\n");
@@ -203,8 +216,7 @@ fn a_container_has_a_terminal_to_attach_to() {
     machine.restart(&[]).unwrap();
     let mut screen = attach(&machine);
     screen.send("echo again | cat\r");
-    screen.expect("again\r\n");
-    screen.expect("again\r\n");
+    screen.expect("\nagain\r\n");
     screen.send("sleep 1000\r");
     wait::until("the command to run", wait::PATIENCE, || {
         super::processes(&machine, &id)
