@@ -19,11 +19,7 @@ fn commands_are_connected_by_pipes() {
         ("true | false", 1, ""),
         ("false | true", 0, ""),
         ("cat /no/such 2>/dev/null | wc -c | tr -d ' '", 0, "0\n"),
-        (
-            "/bin/cat < /etc/motd > /data/copy; cat /data/copy",
-            0,
-            "a file of the image\n",
-        ),
+        ("/bin/cat < /etc/motd 2>&1", 0, "a file of the image\n"),
         ("/bin/trap unreachable 2>/dev/null; echo $?", 0, "134\n"),
         ("echo $(echo inner | cat)", 0, "inner\n"),
         ("cd /data; /bin/hello | grep cwd; pwd", 0, "/data\n"),
@@ -36,6 +32,10 @@ fn commands_are_connected_by_pipes() {
         assert!(output.ends_with(out), "{script}: {output} {err}");
     }
     machine.assert_nothing_left(&before).unwrap();
+    let redirected =
+        "/bin/cat < /etc/motd > /data/copy; /bin/echo more >> /data/copy; cat /data/copy";
+    let (_, out, err) = sh(&machine, &id, redirected);
+    assert_eq!(out, "a file of the image\nmore\n", "{err}");
 }
 
 #[test]
