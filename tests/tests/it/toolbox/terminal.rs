@@ -130,7 +130,8 @@ fn a_terminal_has_a_size_and_tells_the_end_of_input() {
         })
         .unwrap();
     }
-    screen.send("test -t 0 && test -t 1 && echo a $TERM; echo x | sh -c 'test -t 0 || echo none'\r");
+    screen
+        .send("test -t 0 && test -t 1 && echo a $TERM; echo x | sh -c 'test -t 0 || echo none'\r");
     screen.expect("a xterm\r\n");
     screen.expect("none\r\n");
     screen.expect("/ # ");
