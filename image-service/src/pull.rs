@@ -54,12 +54,12 @@ impl Puller {
         // proves to the registry that its own credentials are good.
         let _turn = self.store.turn(format!("pull/{reference}")).await;
         let begin = Instant::now();
-        let pulled = self.from_registry(&reference, &request).await;
+        let pulled = self.fetch_from_registry(&reference, &request).await;
         self.work.add(pulled.is_ok(), begin.elapsed());
         pulled
     }
 
-    async fn from_registry(
+    async fn fetch_from_registry(
         &self,
         reference: &Reference,
         request: &PullRequest,
