@@ -83,6 +83,7 @@ mod tests {
             pinned: false,
             kinds: Vec::new(),
             labels: Default::default(),
+            scope: None,
         };
         for (user, uid, name) in [
             (None, None, ""),
