@@ -516,7 +516,10 @@ mod tests {
                 .prepare(&id, None, Want::Any)
                 .await
                 .map_err(|_| ())?;
-            service.hold("", &id, prepared.kind).await.map_err(|_| ())?;
+            service
+                .hold("", &[(id.clone(), prepared.kind)])
+                .await
+                .map_err(|_| ())?;
             service.release("").await.map_err(|_| ())?;
             let code = service.code(&id.0).await.map_err(|_| ())?;
             service.compile_file(code.file).await.map_err(|_| ())
