@@ -408,11 +408,9 @@ mod tests {
             let work = directory.path().join(format!("work{n}"));
             fs::create_dir(&upper).unwrap();
             fs::create_dir(&work).unwrap();
-            for (lowers, upper) in [
-                (&lowers[..], None),
-                (&lowers[..1], None),
-                (&lowers[..], Some((&*upper, &*work))),
-            ] {
+            // A volatile overlay leaves a mark in its work directory: there is one of them.
+            let with_upper = (&lowers[..], Some((&*upper, &*work)));
+            for (lowers, upper) in [(&lowers[..], None), (&lowers[..1], None), with_upper] {
                 if lowers.len() == 1 && n == 1 {
                     continue;
                 }
@@ -423,13 +421,15 @@ mod tests {
                 };
                 assert_eq!(ids("a"), (100_007, 100_008), "way {n}");
                 assert_eq!(ids("b"), (100_000, 100_000), "way {n}");
+                if let Some((upper, _)) = upper {
+                    write(&mount, "new").unwrap();
+                    // Copied up with its owner.
+                    let none = rustix::fs::AtFlags::empty();
+                    rustix::fs::chmodat(&mount, "a", Mode::RUSR, none).unwrap();
+                    let copied = fs::metadata(upper.join("a")).unwrap();
+                    assert_eq!((copied.uid(), copied.gid()), (100_007, 100_008), "way {n}");
+                }
             }
-            let mount = way(&lowers, Some((&upper, &work)), owner).unwrap();
-            write(&mount, "new").unwrap();
-            // Copied up with its owner.
-            rustix::fs::chmodat(&mount, "a", Mode::RUSR, rustix::fs::AtFlags::empty()).unwrap();
-            let copied = fs::metadata(upper.join("a")).unwrap();
-            assert_eq!((copied.uid(), copied.gid()), (100_007, 100_008), "way {n}");
         }
     }
 
