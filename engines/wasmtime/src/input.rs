@@ -155,8 +155,6 @@ impl AsyncRead for Input {
 mod tests {
     use std::io::{Read, Write};
 
-    use tokio::io::AsyncReadExt as _;
-
     use super::*;
 
     #[test]
@@ -166,19 +164,22 @@ mod tests {
             let (read, mut write) = io::pipe().unwrap();
             let mut other = read.try_clone().unwrap();
             let mut input = Input::new(Arc::new(read.into())).unwrap();
-            assert_eq!(input.read(10).unwrap(), Bytes::new());
+            assert_eq!(InputStream::read(&mut input, 10).unwrap(), Bytes::new());
             let writer = std::thread::spawn(move || {
                 write.write_all(b"first second").unwrap();
                 write
             });
             input.ready().await;
-            assert_eq!(input.read(6).unwrap(), &b"first "[..]);
+            assert_eq!(InputStream::read(&mut input, 6).unwrap(), &b"first "[..]);
             let mut rest = [0; 6];
             other.read_exact(&mut rest).unwrap();
             assert_eq!(&rest, b"second");
             drop(writer.join().unwrap());
             input.ready().await;
-            assert!(matches!(input.read(1), Err(StreamError::Closed)));
+            assert!(matches!(
+                InputStream::read(&mut input, 1),
+                Err(StreamError::Closed)
+            ));
         });
     }
 
@@ -191,7 +192,9 @@ mod tests {
             io::Seek::rewind(&mut file).unwrap();
             let mut text = String::new();
             let mut input = Input::new(Arc::new(file.into())).unwrap();
-            input.read_to_string(&mut text).await.unwrap();
+            tokio::io::AsyncReadExt::read_to_string(&mut input, &mut text)
+                .await
+                .unwrap();
             assert_eq!(text, "hello");
         });
     }
