@@ -3,10 +3,14 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::config::{Config, NetMode};
+use criw_sandbox::host::cgroup::Driver;
+
+use crate::config::{CgroupDriver, Config, NetMode};
+use crate::error::chain;
 use crate::handlers::{DEFAULT_WASM_ENGINE, Handlers};
 use crate::host::at_least;
-use crate::serve::find_program;
+use crate::serve::{cgroup_parent, find_program};
+use crate::toolbox::Toolbox;
 
 /// One line of the report.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +36,12 @@ pub enum Level {
 
 /// Looks at everything.
 pub fn run(config: &Config) -> Vec<Finding> {
-    let mut findings = vec![kernel(), cgroups(Path::new("/sys/fs/cgroup")), privileges()];
+    let mut findings = vec![
+        kernel(),
+        cgroups(Path::new("/sys/fs/cgroup")),
+        driver(config),
+        privileges(),
+    ];
     findings.extend(network(config));
     findings.extend(engines(config));
     findings.push(socket(config));
@@ -106,6 +115,31 @@ fn cgroups(root: &Path) -> Finding {
             format!("v1 without the controllers {}", missing.join(", ")),
         ),
     }
+}
+
+/// The kubelet is told the driver (`RuntimeConfig`), but before 1.34 it does not listen.
+fn driver(config: &Config) -> Finding {
+    let driver = Driver::from(config.cgroup.driver);
+    let parent = cgroup_parent(config);
+    if let Err(error) = driver.check(&parent) {
+        return finding("cgroups", Level::Bad, chain(&error));
+    }
+    let name = if driver.prefers_systemd() {
+        "systemd"
+    } else {
+        "cgroupfs"
+    };
+    let why = match config.cgroup.driver {
+        CgroupDriver::Auto => "what fits this node",
+        CgroupDriver::Cgroupfs | CgroupDriver::Systemd => "by cgroup.driver",
+    };
+    finding(
+        "cgroups",
+        Level::Good,
+        format!(
+            "driver {name} ({why}), own parent {parent}; a kubelet before 1.34 needs cgroupDriver: {name}"
+        ),
+    )
 }
 
 fn privileges() -> Finding {
@@ -198,6 +232,7 @@ fn engines(config: &Config) -> Vec<Finding> {
             &config.libexec.join("criw-compile"),
             "modules cannot be compiled",
         ),
+        toolbox(config),
         binary(
             "linux",
             &handlers.shim("runc"),
@@ -214,6 +249,17 @@ fn engines(config: &Config) -> Vec<Finding> {
             names.trim_start_matches(", ").to_owned(),
         ),
     ]
+}
+
+fn toolbox(config: &Config) -> Finding {
+    match Toolbox::new(config).commands() {
+        Ok(count) => finding("toolbox", Level::Good, format!("{count} commands")),
+        Err(why) => finding(
+            "toolbox",
+            Level::Warning,
+            format!("{why}: exec in a Wasm container finds only what its image has"),
+        ),
+    }
 }
 
 fn socket(config: &Config) -> Finding {
@@ -253,6 +299,38 @@ mod tests {
     }
 
     #[test]
+    fn the_driver_is_named_and_must_fit_its_parent() {
+        let mut config = Config::default();
+        for (chosen, parent, level, words) in [
+            (
+                CgroupDriver::Cgroupfs,
+                "",
+                Level::Good,
+                "driver cgroupfs (by cgroup.driver), own parent /criw",
+            ),
+            (CgroupDriver::Auto, "/mine", Level::Good, "own parent /mine"),
+            (
+                CgroupDriver::Cgroupfs,
+                "mine.slice",
+                Level::Bad,
+                "mine.slice is a systemd slice",
+            ),
+            (
+                CgroupDriver::Systemd,
+                "/mine",
+                Level::Bad,
+                "/mine is no systemd slice",
+            ),
+        ] {
+            config.cgroup.driver = chosen;
+            parent.clone_into(&mut config.cgroup.parent);
+            let found = driver(&config);
+            assert_eq!(found.level, level, "{found:?}");
+            assert!(found.text.contains(words), "no {words:?} in {found:?}");
+        }
+    }
+
+    #[test]
     fn what_is_missing_is_named_with_its_place() {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config {
@@ -269,6 +347,7 @@ mod tests {
             "cni.bin_dirs",
             "criw-shim-wasmtime",
             "criw-compile",
+            "criw-toolbox.wasm",
             "criw.sock",
         ] {
             assert!(text.contains(word), "no {word} in {text}");

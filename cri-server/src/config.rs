@@ -203,8 +203,13 @@ impl Metrics {
 #[serde(default, deny_unknown_fields)]
 pub struct Streaming {
     /// `ip:port` that the URLs of exec, attach and port-forward point to; port 0 = any
-    /// free one. It must be a loopback address, because nothing is encrypted there.
+    /// free one. Without TLS it must be a loopback address.
     pub address: String,
+    /// PEM file with the certificate (and those that lead to its authority), read at start;
+    /// "" = no TLS.
+    pub tls_cert: PathBuf,
+    /// PEM file with its key.
+    pub tls_key: PathBuf,
 }
 
 impl Streaming {
@@ -218,12 +223,30 @@ impl Streaming {
             .address
             .parse()
             .map_err(|_| invalid("give ip:port, such as 127.0.0.1:0"))?;
-        if !address.ip().is_loopback() {
+        if address.ip().is_unspecified() {
             return Err(invalid(
-                "it must be a loopback address: nothing is encrypted there, and the kubelet carries the streams on",
+                "it must be one address, because the URLs of streams are made of it",
+            ));
+        }
+        if self.tls()?.is_none() && !address.ip().is_loopback() {
+            return Err(invalid(
+                "it must be a loopback address, or streaming.tls_cert and streaming.tls_key be set: the kubelet carries the streams on",
             ));
         }
         Ok(address)
+    }
+
+    /// Files of certificate and key, if streams are to be encrypted.
+    pub fn tls(&self) -> Result<Option<(&Path, &Path)>, ConfigError> {
+        let given = |path: &PathBuf| !path.as_os_str().is_empty();
+        match (given(&self.tls_cert), given(&self.tls_key)) {
+            (true, true) => Ok(Some((&self.tls_cert, &self.tls_key))),
+            (false, false) => Ok(None),
+            _ => Err(ConfigError::Invalid(
+                "streaming.tls_cert and streaming.tls_key go together: give both or neither"
+                    .to_owned(),
+            )),
+        }
     }
 }
 
@@ -286,6 +309,8 @@ impl Default for Streaming {
     fn default() -> Self {
         Self {
             address: "127.0.0.1:0".to_owned(),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
         }
     }
 }
@@ -527,6 +552,15 @@ mod tests {
                 "[metrics]\naddress = 'all:1'",
                 &["metrics.address", "all:1"],
             ),
+            (
+                "[streaming]\naddress = '10.0.0.1:0'",
+                &["streaming.address", "tls_cert"],
+            ),
+            (
+                "[streaming]\naddress = '0.0.0.0:9'\ntls_cert = '/c'\ntls_key = '/k'",
+                &["streaming.address", "one address"],
+            ),
+            ("[streaming]\ntls_cert = '/c'", &["streaming.tls_key"]),
             ("[handlers.x]\nengine = '../x'", &["handlers.x.engine"]),
             ("[handlers.x]", &["/etc/1.toml", "engine"]),
             ("[handlers.'']\nengine = 'runc'", &["handler \"\""]),

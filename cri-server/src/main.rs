@@ -84,7 +84,7 @@ fn daemon(config: Config) -> anyhow::Result<()> {
                 _ = int.recv() => {}
             }
         };
-        serve::run(config, end).await
+        serve::run(config, Box::pin(end)).await
     });
     // Blocking work of abandoned calls must not keep the process; records survive its end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -1,6 +1,7 @@
 //! Opens the rooms, serves both services on one socket, and drains.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,14 +49,23 @@ const END_CGROUPS: Duration = Duration::from_secs(2);
 /// One module; a large one of 50 MB needs 45 CPU seconds.
 const COMPILE: Duration = Duration::from_secs(300);
 
-/// The whole daemon; `end` completes when it shall end.
-pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
+/// Completes when the daemon shall end. Boxed, so that nothing here is generic: the
+/// whole daemon would be compiled a second time in the crate that names the type.
+pub type End = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The whole daemon.
+pub async fn run(config: Config, end: End) -> anyhow::Result<()> {
     let _lock = socket::lock(&config.state)?;
     let path = config.socket.clone();
     let compilers = compilers(&config)?;
     let (ending, watched) = watch::channel(false);
     let address = config.streaming.address()?;
-    let (streaming, streams) = Streaming::bind(address).await?;
+    let tls = config
+        .streaming
+        .tls()?
+        .map(|(certificate, key)| streaming::wire::acceptor(certificate, key))
+        .transpose()?;
+    let (streaming, streams) = Streaming::bind(address, tls).await?;
     let scrapes = prometheus::bind(config.metrics.address()?).await?;
     let daemon = open(config, streaming, watched).await?;
     let metrics = Metrics::of(&daemon);
@@ -75,9 +85,10 @@ pub async fn run(config: Config, end: impl Future<Output = ()> + Send) -> anyhow
     if let Some(scrapes) = scrapes {
         tokio::spawn(prometheus::serve(daemon.clone(), metrics.clone(), scrapes));
     }
-    let mut serving = Box::pin(serve(daemon, &metrics, listener, async {
+    let stopped = Box::pin(async {
         let _ = stopped.await;
-    }));
+    });
+    let mut serving = Box::pin(serve(daemon, &metrics, listener, stopped));
     tokio::select! {
         result = &mut serving => return result,
         () = crate::notify::watchdog() => {}
@@ -183,7 +194,7 @@ pub async fn serve(
     daemon: Arc<Daemon>,
     metrics: &Arc<Metrics>,
     listener: UnixListener,
-    end: impl Future<Output = ()> + Send,
+    end: End,
 ) -> anyhow::Result<()> {
     let runtime = RuntimeServiceServer::new(Runtime(daemon.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
@@ -253,7 +264,8 @@ fn compilers(config: &Config) -> anyhow::Result<Leaf> {
     .context("name the compilers' cgroup")
 }
 
-fn cgroup_parent(config: &Config) -> String {
+/// Parent of the cgroups that belong to this daemon alone.
+pub fn cgroup_parent(config: &Config) -> String {
     let systemd = Driver::from(config.cgroup.driver).prefers_systemd();
     match (config.cgroup.parent.as_str(), systemd) {
         ("", true) => format!("{}.slice", daemon_name(&config.root)),

@@ -80,6 +80,11 @@ impl Toolbox {
         }
     }
 
+    /// How many commands it has, or why it has none, with what to do.
+    pub fn commands(&self) -> Result<usize, String> {
+        self.offer(false).0.map(|applets| applets.len())
+    }
+
     /// What a container may use; `off` when its annotations refuse. Reads a small file when
     /// that has changed.
     pub fn offer(&self, off: bool) -> Offer {

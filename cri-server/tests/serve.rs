@@ -93,9 +93,10 @@ async fn start() -> Daemon {
     let config = private_config(directory.path());
     let (end, ended) = oneshot::channel();
     let socket = config.socket.clone();
-    let task = tokio::spawn(serve::run(config, async {
+    let ended = Box::pin(async {
         let _ = ended.await;
-    }));
+    });
+    let task = tokio::spawn(serve::run(config, ended));
     Daemon {
         channel: connect(socket, &task).await,
         directory,
@@ -472,7 +473,7 @@ async fn one_daemon_per_state_and_the_end_ends_streams() {
     let daemon = start().await;
     let again = serve::run(
         private_config(daemon.directory.path()),
-        std::future::pending(),
+        Box::pin(std::future::pending()),
     )
     .await;
     let text = format!("{:#}", again.unwrap_err());

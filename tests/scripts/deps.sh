@@ -79,6 +79,7 @@ check_programs() {
     need_command cc gcc
     first_file /usr/lib/x86_64-linux-gnu/libc.a /usr/lib64/libc.a || need libc.a libc6-dev
     need_command make make
+    need_command openssl openssl # certificates of tests
     # cargo and go download over https
     first_file /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem ||
         need "CA certificates" ca-certificates

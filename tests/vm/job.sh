@@ -84,7 +84,8 @@ check_finds_nothing_bad() {
     local report
     report=$(criw check)
     echo "$report"
-    ! grep '^BAD' <<<"$report" | grep -v socket && grep -q 'cgroups *v[12]' <<<"$report"
+    ! grep '^BAD' <<<"$report" | grep -v socket && grep -q 'cgroups *v[12]' <<<"$report" &&
+        grep -q 'driver systemd' <<<"$report"
 }
 
 # The unit is Type=notify: `start` returns when the daemon said that it is ready.

@@ -18,6 +18,7 @@ use super::spdy::connection::{MAX_STREAMS, NewStream};
 use super::spdy::header::Headers;
 use super::upgrade::{Codec, Version};
 use super::websocket::{Channels, Socket};
+use super::wire::Wire;
 use crate::daemon::Daemon;
 use crate::error;
 
@@ -159,7 +160,7 @@ impl Kind {
 pub async fn websocket(
     daemon: Arc<Daemon>,
     pod: SandboxId,
-    socket: Socket,
+    socket: Socket<Wire>,
     peer: Peer,
     codec: Codec,
     ports: Vec<u16>,

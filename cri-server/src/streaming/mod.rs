@@ -2,6 +2,7 @@
 //! whoever comes with it gets the streams.
 //!
 //! ```text
+//!   wire       a TCP connection, inside TLS or not
 //!   token      requests that were granted and wait for their client
 //!   server     HTTP on a loopback address, up to the upgrade
 //!   upgrade    what the connection becomes, out of the headers
@@ -23,5 +24,6 @@ pub mod token;
 pub mod tunnel;
 pub mod upgrade;
 pub mod websocket;
+pub mod wire;
 
 pub use server::{Granted, Streaming};

@@ -17,6 +17,7 @@ use super::spdy::connection::NewStream;
 use super::status::Outcome;
 use super::upgrade::{Codec, Version};
 use super::websocket::{Channels, Socket};
+use super::wire::Wire;
 
 /// How long a SPDY client may take to open its streams.
 const OPEN: Duration = Duration::from_secs(30);
@@ -108,7 +109,7 @@ impl Streams {
 
     /// In a WebSocket, where channels are numbered and need not be opened.
     pub fn websocket(
-        socket: Socket,
+        socket: Socket<Wire>,
         peer: Peer,
         version: Version,
         codec: Codec,

@@ -1,5 +1,5 @@
-//! The HTTP server: a request with a token that works is upgraded and served. It
-//! listens on a loopback address only, because the kubelet carries the streams on.
+//! The HTTP server: a request with a token that works is upgraded and served. Without
+//! TLS it listens on a loopback address only; the kubelet carries the streams on.
 
 use std::convert::Infallible;
 use std::io::Cursor;
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tonic::Status;
@@ -28,6 +29,7 @@ use super::spdy::connection;
 use super::token::{Pending, Refusal, TTL};
 use super::upgrade::{self, Agreed, Choice};
 use super::websocket::{self, Socket};
+use super::wire::Wire;
 use super::{forward, tunnel};
 use crate::daemon::Daemon;
 use crate::{error, exec};
@@ -83,20 +85,24 @@ impl Granted {
 }
 
 /// Where clients come to, and what waits for them.
-#[derive(Debug)]
 pub struct Streaming {
     address: SocketAddr,
+    tls: Option<TlsAcceptor>,
     pending: Pending<Granted>,
 }
 
 impl Streaming {
     /// Binds; nothing is served yet.
-    pub async fn bind(address: SocketAddr) -> anyhow::Result<(Self, TcpListener)> {
+    pub async fn bind(
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+    ) -> anyhow::Result<(Self, TcpListener)> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen on {address} for streams (streaming.address)"))?;
         let streaming = Self {
             address: listener.local_addr().context("ask for the own address")?,
+            tls,
             pending: Pending::default(),
         };
         Ok((streaming, listener))
@@ -109,8 +115,9 @@ impl Streaming {
     )]
     pub fn url(&self, granted: Granted) -> Result<String, Status> {
         let path = granted.path();
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
         match self.pending.keep(granted, Instant::now()) {
-            Ok(token) => Ok(format!("http://{}/{path}/{token}", self.address)),
+            Ok(token) => Ok(format!("{scheme}://{}/{path}/{token}", self.address)),
             Err(refusal @ Refusal::Full) => Err(Status::resource_exhausted(refusal.to_string())),
             Err(refusal @ Refusal::Random(_)) => Err(Status::internal(error::chain(&refusal))),
         }
@@ -121,6 +128,15 @@ impl Streaming {
         let (purpose, token) = path.strip_prefix('/')?.split_once('/')?;
         let granted = self.pending.take(token, Instant::now())?;
         (granted.path() == purpose).then_some(granted)
+    }
+}
+
+impl std::fmt::Debug for Streaming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streaming")
+            .field("address", &self.address)
+            .field("tls", &self.tls.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -184,6 +200,15 @@ struct Next {
 
 /// One connection: a request, and what it becomes.
 async fn connection(daemon: Arc<Daemon>, socket: TcpStream) {
+    let handshake = Wire::accept(socket, daemon.streaming.tls.as_ref());
+    let wire = match tokio::time::timeout(HEAD, handshake).await {
+        Ok(Ok(wire)) => wire,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the TLS handshake of a streaming client");
+            return;
+        }
+        Err(_) => return,
+    };
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     let service = {
         let daemon = daemon.clone();
@@ -203,7 +228,7 @@ async fn connection(daemon: Arc<Daemon>, socket: TcpStream) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(socket), service)
+        .serve_connection(TokioIo::new(wire), service)
         .with_upgrades()
         .await;
     if let Err(error) = served {
@@ -216,16 +241,16 @@ async fn connection(daemon: Arc<Daemon>, socket: TcpStream) {
     let Ok(upgraded) = next.upgraded.await else {
         return;
     };
-    let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+    let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<Wire>>() else {
         return;
     };
-    let socket = io.into_inner();
-    let Ok(peer) = Peer::of(&socket) else { return };
+    let wire = io.into_inner();
+    let Ok(peer) = wire.peer() else { return };
     session(
         daemon,
         next.granted,
         next.agreed,
-        socket,
+        wire,
         read_buf.into(),
         peer,
     )
@@ -312,32 +337,32 @@ async fn session(
     daemon: Arc<Daemon>,
     granted: Granted,
     agreed: Agreed,
-    socket: TcpStream,
+    wire: Wire,
     early: Vec<u8>,
     peer: Peer,
 ) {
     let streams = match (&granted, agreed) {
         (Granted::PortForward { pod, .. }, Agreed::SpdyForward | Agreed::Spdy(_)) => {
-            let (opened, link) = connection::serve(with_early(early, socket), peer);
+            let (opened, link) = connection::serve(with_early(early, wire), peer);
             return forward::spdy(daemon, pod.clone(), opened, link).await;
         }
         (Granted::PortForward { pod, .. }, Agreed::Tunnel) => {
-            let bytes = tunnel::bytes_of(web_socket(socket, early).await);
+            let bytes = tunnel::bytes_of(web_socket(wire, early).await);
             let (opened, link) = connection::serve(bytes, peer);
             return forward::spdy(daemon, pod.clone(), opened, link).await;
         }
         (Granted::PortForward { pod, ports }, Agreed::Channels(_, codec)) => {
             let (pod, ports) = (pod.clone(), ports.clone());
-            let socket = web_socket(socket, early).await;
+            let socket = web_socket(wire, early).await;
             return forward::websocket(daemon, pod, socket, peer, codec, ports).await;
         }
         (Granted::Exec { wanted, .. } | Granted::Attach { wanted, .. }, agreed) => match agreed {
             Agreed::Spdy(version) => {
-                let (opened, link) = connection::serve(with_early(early, socket), peer);
+                let (opened, link) = connection::serve(with_early(early, wire), peer);
                 Streams::spdy(opened, link, version, *wanted).await
             }
             Agreed::Channels(version, codec) => {
-                let socket = web_socket(socket, early).await;
+                let socket = web_socket(wire, early).await;
                 Some(Streams::websocket(socket, peer, version, codec, *wanted))
             }
             // Agreed for port forwarding only.
@@ -362,11 +387,11 @@ async fn session(
 }
 
 /// A connection whose first bytes came with the request.
-fn with_early(early: Vec<u8>, socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
-    let (read, write) = socket.into_split();
+fn with_early(early: Vec<u8>, wire: Wire) -> impl AsyncRead + AsyncWrite + Send + 'static {
+    let (read, write) = tokio::io::split(wire);
     tokio::io::join(Cursor::new(early).chain(read), write)
 }
 
-async fn web_socket(socket: TcpStream, early: Vec<u8>) -> Socket {
-    Socket::from_partially_read(socket, early, Role::Server, Some(websocket::config())).await
+async fn web_socket(wire: Wire, early: Vec<u8>) -> Socket<Wire> {
+    Socket::from_partially_read(wire, early, Role::Server, Some(websocket::config())).await
 }

@@ -3,20 +3,22 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::channels::{GOODBYE, PIECE};
 use super::websocket::{self, Socket};
 
 /// The bytes of a WebSocket; dropped or shut down, the WebSocket is closed.
-pub fn bytes_of(socket: Socket) -> DuplexStream {
+pub fn bytes_of<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    socket: Socket<S>,
+) -> DuplexStream {
     let (inner, outer) = tokio::io::duplex(2 * PIECE);
     tokio::spawn(carry(socket, inner));
     outer
 }
 
-async fn carry(socket: Socket, bytes: DuplexStream) {
+async fn carry<S: AsyncRead + AsyncWrite + Unpin>(socket: Socket<S>, bytes: DuplexStream) {
     let (mut to_client, mut from_client) = socket.split();
     let (mut read, mut write) = tokio::io::split(bytes);
     let inbound = async {

@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
@@ -24,8 +24,8 @@ use super::channels::{
 };
 use super::upgrade::{Codec, Version};
 
-/// A WebSocket on a plain connection.
-pub type Socket = WebSocketStream<TcpStream>;
+/// A WebSocket on a connection.
+pub type Socket<S> = WebSocketStream<S>;
 
 /// Bytes of one message; clients send 32 KiB.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -70,8 +70,8 @@ pub struct Channels {
 impl Channels {
     /// Takes over a connection on which the client sends on the `readable` channels.
     /// `hello` is the one that gets an empty message first.
-    pub fn serve(
-        socket: Socket,
+    pub fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        socket: Socket<S>,
         peer: Peer,
         version: Version,
         codec: Codec,
@@ -111,15 +111,15 @@ impl Channels {
     }
 }
 
-struct Reader {
-    socket: SplitStream<Socket>,
+struct Reader<S> {
+    socket: SplitStream<Socket<S>>,
     format: Format,
     feeders: HashMap<u8, Feeder>,
     budget: Budget,
     senders: Senders<Urgent>,
 }
 
-impl Reader {
+impl<S: AsyncRead + AsyncWrite + Unpin> Reader<S> {
     async fn run(mut self) {
         let senders = self.senders.clone();
         while let Some(Some(Ok(message))) = senders.unless_idle(self.socket.next()).await {
@@ -223,8 +223,8 @@ fn message(codec: Codec, channel: u32, bytes: &[u8]) -> Message {
     }
 }
 
-async fn write_all(
-    mut socket: SplitSink<Socket, Message>,
+async fn write_all<S: AsyncRead + AsyncWrite + Unpin>(
+    mut socket: SplitSink<Socket<S>, Message>,
     codec: Codec,
     mut queues: Queues<Urgent>,
 ) {

@@ -18,14 +18,14 @@ use super::{TRANSPORTS, idle, noise, text};
 use crate::engine::Engine;
 
 /// A running `crictl port-forward`, and the local port.
-struct Forward {
+pub(super) struct Forward {
     child: Child,
     _stdout: BufReader<ChildStdout>,
     port: u16,
 }
 
 impl Forward {
-    fn start(machine: &Machine, pod: &str, transport: &str, port: u16) -> Self {
+    pub(super) fn start(machine: &Machine, pod: &str, transport: &str, port: u16) -> Self {
         let port = format!(":{port}");
         let args = ["port-forward", "-r", transport, pod, &port];
         let mut child = crictl::command(machine, &args)
@@ -48,8 +48,13 @@ impl Forward {
         }
     }
 
+    /// Its local end.
+    pub(super) fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
     fn connect(&self, machine: &Machine) -> TcpStream {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let address = self.address();
         let stream = machine
             .world
             .enter(|| Ok(TcpStream::connect(address)?))

@@ -5,6 +5,7 @@ mod attach;
 mod exec;
 mod forward;
 mod refused;
+mod tls;
 
 use std::io::Write;
 use std::process::{Output, Stdio};
