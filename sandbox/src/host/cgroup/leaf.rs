@@ -215,8 +215,12 @@ impl Leaf {
         let path = &self.path;
         for hierarchy in &self.cgroups.layout.v1 {
             let directory = below(&hierarchy.root, path);
+            let cpuset = hierarchy.has("cpuset");
+            if cpuset && let Some(parent) = directory.parent() {
+                v1::let_children_inherit(&hierarchy.root, parent);
+            }
             make_directory(&directory)?;
-            if hierarchy.has("cpuset") {
+            if cpuset {
                 v1::inherit_cpuset(&hierarchy.root, &directory)?;
             }
         }

@@ -132,6 +132,20 @@ fn memory(resources: &Resources, current: &Current, writes: &mut Writes) {
     }
 }
 
+/// Lets new groups below this one begin with its CPUs and memory nodes. To write them into
+/// each new one makes the kernel look at all cpusets of the node, so pods would start more
+/// slowly the more there are. Where it does not work, [`inherit_cpuset`] does.
+pub(super) fn let_children_inherit(root: &Path, parent: &Path) {
+    // What holds for the whole machine is not ours to change.
+    if parent == root || !parent.starts_with(root) {
+        return;
+    }
+    let file = parent.join("cgroup.clone_children");
+    if read(&file).is_ok_and(|now| now.trim() == "0") {
+        let _ = one(file, "1".to_owned());
+    }
+}
+
 /// Nobody may join a cpuset without CPUs and memory nodes, and a new one has none.
 pub(super) fn inherit_cpuset(root: &Path, directory: &Path) -> Result<()> {
     let Some(parent) = directory.parent().filter(|_| directory != root) else {
