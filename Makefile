@@ -154,6 +154,7 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step init-test 900 cargo test --release $(LOCKED) --no-fail-fast -p criw-init
 	@$(STEP) step wasmtime-test 1800 cargo test --release $(LOCKED) --no-fail-fast \
 		--target-dir $(COMPILER) -p criw-shim-wasmtime --features compiler
+	@$(STEP) step fuzz 480 tests/fuzz/run.sh 20
 	@$(STEP) step kubelet-test 600 $(KUBELET_TEST)
 	@$(STEP) step deb 600 $(MAKE) --no-print-directory deb
 	@$(STEP) step package-test 120 tests/scripts/package.sh
@@ -164,9 +165,15 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step websockets 120 $(TOOLS)/criw-critest --websocket --focus Streaming
 	@$(STEP) end
 
+FUZZ_SECONDS ?= 300
+.PHONY: fuzz
+fuzz: deps ## the streaming decoders on made-up bytes, FUZZ_SECONDS=300 for each target (ARGS="TARGET" for one)
+	tests/fuzz/run.sh $(FUZZ_SECONDS) $(ARGS)
+
 .PHONY: lint
 lint: deps deny ## rustfmt, clippy, gofmt, go vet, cargo deny
 	cargo fmt --all --check
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo clippy --release $(LOCKED) --all-targets -- -D warnings
 	cargo clippy --release $(LOCKED) -p criw-init -- -D warnings
 	cargo clippy --release $(LOCKED) -p criw-tests --test kubelet --test cluster -- -D warnings
@@ -200,6 +207,10 @@ bench: deps build ## figures of the main steps, p50 and p99
 .PHONY: bench-http
 bench-http: deps build ## a component that serves HTTP beside a native server (ARGS="--wasmtime PROGRAM" for a third)
 	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench-http -- $(ARGS)
+
+.PHONY: bench-kubelet
+bench-kubelet: deps build kubelet ## a kubelet's pods, created to Ready (ARGS="--containerd DIRECTORY" for a peer beside)
+	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench-kubelet -- $(ARGS)
 
 # The daemon looks for its shims in /usr/libexec/criw; with another PREFIX it has to be told.
 .PHONY: install

@@ -22,7 +22,7 @@ pub enum Network {
 pub const METRICS: &str = "127.0.0.1:9750";
 
 /// Directory of the real plugins.
-const PLUGINS: &str = "/usr/lib/cni";
+pub const PLUGINS: &str = "/usr/lib/cni";
 
 /// Writes the file, and what it points to.
 pub fn write(world: &World, network: Network) -> Result<()> {

@@ -6,10 +6,12 @@
 //! network and mount namespace, a daemon, a registry. So tests run side by side,
 //! and beside any other daemon of the machine.
 
+pub mod bench;
 pub mod binaries;
 pub mod checks;
 pub mod client;
 pub mod config;
+pub mod containerd;
 pub mod crictl;
 pub mod critest;
 pub mod daemon;

@@ -59,7 +59,11 @@ impl Machine {
 
     /// With any network, and environment for the daemon.
     pub fn with(network: Network, env: &[(&str, &str)]) -> Result<Self> {
-        let world = World::new()?;
+        Self::inside(World::new()?, network, env)
+    }
+
+    /// In a world that was prepared for it.
+    pub fn inside(world: World, network: Network, env: &[(&str, &str)]) -> Result<Self> {
         config::write(&world, network)?;
         let registry = Registry::start(&world, 5000)?;
         let (daemon, client) = Daemon::start(&world, env)?;

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use criw_proto::v1::*;
+use criw_tests::bench::{self, CpuShares, milliseconds, percentile};
+use criw_tests::config::Network;
 use criw_tests::machine::Machine;
+use criw_tests::world::World;
 use criw_tests::{images, plan, wait};
 use serde_json::{Value, json};
 
@@ -59,12 +62,9 @@ fn options() -> Result<Options> {
 
 fn run(options: &Options) -> Result<()> {
     let shares = CpuShares::take();
-    let machine = Machine::new()?;
+    let machine = Machine::inside(like_a_nodes(World::new()?)?, Network::Builtin, &[])?;
     if shares.is_some() {
-        // The pods compete with the same weight as we and the daemon.
-        let pods = PathBuf::from("/sys/fs/cgroup/cpu").join(&machine.world.name);
-        std::fs::create_dir_all(&pods)?;
-        std::fs::write(pods.join("cpu.shares"), SHARES)?;
+        bench::same_weight(&machine.world)?;
     }
     let guests = [
         Guest {
@@ -119,10 +119,32 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// What lasts for one boot lies in memory, as `/run` of a node does.
+fn like_a_nodes(world: World) -> Result<World> {
+    let state = world.subdir("run")?.to_string_lossy().into_owned();
+    world.run("mount", &["-t", "tmpfs", "criw-bench", &state])?;
+    Ok(world)
+}
+
 struct Guest {
     name: &'static str,
     image: String,
     argv: &'static [&'static str],
+}
+
+/// As a kubelet asks for it by default: each container with process ids of its own.
+fn pod_config(machine: &Machine, name: &str) -> PodSandboxConfig {
+    let mut config = machine.pod_config(name);
+    if let Some(linux) = &mut config.linux {
+        linux.security_context = Some(LinuxSandboxSecurityContext {
+            namespace_options: Some(NamespaceOption {
+                pid: NamespaceMode::Container.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+    }
+    config
 }
 
 /// Durations of one life, by step.
@@ -139,7 +161,7 @@ impl Steps {
 }
 
 fn one_life(machine: &Machine, guest: &Guest, round: usize, steps: &mut Steps) -> Result<()> {
-    let config = machine.pod_config(&format!("{}-{round}", guest.name));
+    let config = pod_config(machine, &format!("{}-{round}", guest.name));
     let pod = steps.time("RunPodSandbox", || Ok(machine.run_pod(config, "")?))?;
     let container = plan::command("c", &guest.image, guest.argv);
     let id = steps.time("CreateContainer", || Ok(machine.create(&pod, container)?))?;
@@ -205,7 +227,7 @@ fn pile_up(machine: &Machine, image: &str, pods: usize) -> Result<Vec<i32>> {
     let begin = Instant::now();
     let mut ids = Vec::new();
     for number in 0..pods {
-        let pod = machine.pod(&format!("idle-{number}"))?;
+        let pod = machine.run_pod(pod_config(machine, &format!("idle-{number}")), "")?;
         ids.push(machine.run(&pod, plan::container("idle", image))?);
     }
     let rate = f64::from(u32::try_from(pods)?) / begin.elapsed().as_secs_f64();
@@ -345,69 +367,9 @@ impl Report {
     }
 }
 
-fn milliseconds(samples: &[Duration], percent: usize) -> f64 {
-    percentile(samples, percent).as_secs_f64() * 1000.0
-}
-
-/// Nearest rank; the slice is not empty.
-fn percentile(samples: &[Duration], percent: usize) -> Duration {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable();
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted[rank - 1]
-}
-
-/// Weight of our own v1 `cpu` groups; everything else has 1024.
-const SHARES: &str = "200000";
-
-/// An own v1 `cpu` group with high shares for us and the daemon that we start, so
-/// that other work on the machine does not show in the figures.
-struct CpuShares {
-    group: PathBuf,
-}
-
-impl CpuShares {
-    fn take() -> Option<Self> {
-        let group = PathBuf::from(format!(
-            "/sys/fs/cgroup/cpu/criw-bench-{}",
-            std::process::id()
-        ));
-        std::fs::create_dir(&group).ok()?;
-        let shares = Self { group };
-        std::fs::write(shares.group.join("cpu.shares"), SHARES).ok()?;
-        std::fs::write(
-            shares.group.join("cgroup.procs"),
-            std::process::id().to_string(),
-        )
-        .ok()?;
-        Some(shares)
-    }
-}
-
-impl Drop for CpuShares {
-    fn drop(&mut self) {
-        let root = self
-            .group
-            .parent()
-            .map(|parent| parent.join("cgroup.procs"));
-        let _ = root.map(|root| std::fs::write(root, std::process::id().to_string()));
-        let _ = wait::until("the bench's cpu group to be empty", wait::PATIENCE, || {
-            std::fs::remove_dir(&self.group).ok()
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentiles_are_samples() {
-        let samples: Vec<_> = (1..=100).rev().map(Duration::from_millis).collect();
-        assert_eq!(percentile(&samples, 50), Duration::from_millis(50));
-        assert_eq!(percentile(&samples, 99), Duration::from_millis(99));
-        assert_eq!(percentile(&samples[..1], 99), Duration::from_millis(100));
-    }
 
     #[test]
     fn kernel_lines_are_read() {
