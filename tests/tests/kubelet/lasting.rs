@@ -23,7 +23,7 @@ pub(crate) const CHECKS: &[Check] = &[
         &["wasm", "linux"],
         |node| {
             if node.kubelet_asks_the_runtime() {
-                restart_kubelet(node, false)?;
+                node.restart_kubelet(&[])?;
             }
             statistics::complete_without_the_runtimes(node)
         },
@@ -52,12 +52,12 @@ pub(crate) const CHECKS: &[Check] = &[
 ];
 
 /// Pods that run for ever.
-const STEADY: &[&str] = &["wasm", "linux", "mixed", "probes", "limits", "node-network"];
+pub(crate) const STEADY: &[&str] = &["wasm", "linux", "mixed", "probes", "limits", "node-network"];
 
 /// What may not change: id, count of restarts, time of the start, process.
-type Memory = BTreeMap<String, (String, Value, Value, i32)>;
+pub(crate) type Memory = BTreeMap<String, (String, Value, Value, i32)>;
 
-fn remember(node: &Node) -> Result<Memory> {
+pub(crate) fn remember(node: &Node) -> Result<Memory> {
     let mut memory = Memory::new();
     for pod in STEADY {
         let statuses = node.pod(pod)?["status"]["containerStatuses"].clone();
@@ -76,7 +76,7 @@ fn remember(node: &Node) -> Result<Memory> {
     Ok(memory)
 }
 
-fn all_ready(node: &Node) -> Result<()> {
+pub(crate) fn all_ready(node: &Node) -> Result<()> {
     for (pod, container) in [
         ("wasm", "server"),
         ("linux", "httpd"),
@@ -92,17 +92,10 @@ fn all_ready(node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn unchanged(node: &Node, memory: &Memory) -> Result<()> {
+pub(crate) fn unchanged(node: &Node, memory: &Memory) -> Result<()> {
     let now = remember(node)?;
     ensure!(now == *memory, "{memory:#?} became {now:#?}");
     Ok(())
-}
-
-fn restart_kubelet(node: &mut Node, statistics_from_cri: bool) -> Result<()> {
-    if let Some(mut kubelet) = node.kubelet.take() {
-        kubelet.terminate()?;
-    }
-    node.start_kubelet(statistics_from_cri)
 }
 
 fn kubelet_restarts(node: &mut Node) -> Result<()> {
@@ -114,7 +107,7 @@ fn kubelet_restarts(node: &mut Node) -> Result<()> {
     }
     let answer = get(node, ip, 8080)?;
     ensure!(answer.contains("hello from a wasm server"), "{answer}");
-    node.start_kubelet(false)?;
+    node.start_kubelet(&[])?;
     all_ready(node)?;
     probed(node)?;
     unchanged(node, &memory)

@@ -11,6 +11,7 @@
 //! cannot be resolved, so every pod takes the default handler, which decides by image.
 
 mod exits;
+mod gates;
 mod lasting;
 mod logs;
 mod network;
@@ -42,6 +43,7 @@ fn all() -> Vec<Check> {
         statistics::CHECKS,
         removal::CHECKS,
         lasting::CHECKS,
+        gates::CHECKS,
         removal::LAST,
     ]
     .concat()

@@ -19,6 +19,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// checks ask.
 const FRESH: Duration = Duration::from_millis(100);
 
+/// The gate for pod statistics from the runtime; without it they are cAdvisor's.
+pub(crate) const STATISTICS: &str = "PodAndContainerStatsFromCRI";
+
 type Pods = Arc<Vec<Value>>;
 
 /// The node.
@@ -76,16 +79,27 @@ impl Node {
         for pod in pods {
             node.lay_down(pod)?;
         }
-        node.start_kubelet(true)?;
+        node.start_kubelet(&[STATISTICS])?;
         Ok(node)
     }
 
-    /// Starts the kubelet, with pod statistics from the runtime or from cAdvisor.
-    pub(crate) fn start_kubelet(&mut self, statistics_from_cri: bool) -> Result<()> {
-        let gates = json!({"PodAndContainerStatsFromCRI": statistics_from_cri});
-        self.kubelet = Some(Kubelet::start(&self.machine.world, &gates)?);
-        self.statistics_from_cri = statistics_from_cri;
+    /// Starts the kubelet with these feature gates on.
+    pub(crate) fn start_kubelet(&mut self, gates: &[&str]) -> Result<()> {
+        let on: serde_json::Map<String, Value> = gates
+            .iter()
+            .map(|gate| ((*gate).to_owned(), json!(true)))
+            .collect();
+        self.kubelet = Some(Kubelet::start(&self.machine.world, &on.into())?);
+        self.statistics_from_cri = gates.contains(&STATISTICS);
         Ok(())
+    }
+
+    /// Ends it and starts it anew with other gates.
+    pub(crate) fn restart_kubelet(&mut self, gates: &[&str]) -> Result<()> {
+        if let Some(mut kubelet) = self.kubelet.take() {
+            kubelet.terminate()?;
+        }
+        self.start_kubelet(gates)
     }
 
     /// Whether the kubelet was last started with pod statistics from the runtime.

@@ -141,6 +141,13 @@ fn complete(node: &Node, pod: &str, container: &str) -> Result<()> {
     Ok(())
 }
 
+/// Complete with all that only the runtime tells.
+pub(crate) fn complete_with_the_runtimes(node: &Node) -> Result<()> {
+    until_complete(node, "wasm", "server", true)?;
+    until_complete(node, "linux", "httpd", true)?;
+    Ok(())
+}
+
 /// The same from a kubelet that asks cAdvisor for all but containers: everything, less
 /// what cAdvisor knows only of runtimes that it was written for.
 pub(crate) fn complete_without_the_runtimes(node: &Node) -> Result<()> {
