@@ -42,7 +42,7 @@ PUT := install -C -D -m 755
 
 .PHONY: help
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 .PHONY: deps
 deps: ## install what building and testing need (apt; nothing is removed, no service started)
@@ -137,6 +137,11 @@ cluster-test: cluster-deps daemon shims guests kubelet control-plane ## a whole 
 .PHONY: test-vm
 test-vm: deb guests crictl ## a node with systemd and cgroup v2, in QEMU: the package, limits, restarts
 	tests/vm/run.sh
+
+# Not part of `make test`: it takes as long again.
+.PHONY: test-vm-apparmor
+test-vm-apparmor: deb guests crictl critest-bin ## AppArmor on such a node: profiles, denials, critest's nine specs
+	CRIW_VM_LIMIT=$${CRIW_VM_LIMIT:-540} tests/vm/run.sh apparmor
 
 # Limits are in seconds and generous: they end a hang, they do not measure.
 .PHONY: test

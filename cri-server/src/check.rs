@@ -3,13 +3,14 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use criw_sandbox::host::apparmor;
 use criw_sandbox::host::cgroup::Driver;
 
 use crate::config::{CgroupDriver, Config, NetMode};
 use crate::error::chain;
 use crate::handlers::{DEFAULT_WASM_ENGINE, Handlers};
 use crate::host::at_least;
-use crate::serve::{cgroup_parent, find_program};
+use crate::serve::{APPARMOR_PARSER, cgroup_parent, find_program};
 use crate::toolbox::Toolbox;
 
 /// One line of the report.
@@ -41,6 +42,11 @@ pub fn run(config: &Config) -> Vec<Finding> {
         cgroups(Path::new("/sys/fs/cgroup")),
         driver(config),
         privileges(),
+        apparmor(
+            apparmor::is_on(),
+            apparmor::is_loaded(apparmor::DEFAULT_PROFILE),
+            &find_program(Path::new(APPARMOR_PARSER)),
+        ),
     ];
     findings.extend(network(config));
     findings.extend(engines(config));
@@ -147,6 +153,43 @@ fn privileges() -> Finding {
         finding("user", Level::Good, "root")
     } else {
         finding("user", Level::Bad, "not root: run as root")
+    }
+}
+
+/// `loaded` is whether the kernel has the default profile.
+fn apparmor(on: bool, loaded: std::io::Result<bool>, parser: &Path) -> Finding {
+    const WHAT: &str = "apparmor";
+    let default = apparmor::DEFAULT_PROFILE;
+    match loaded {
+        _ if !on => finding(
+            WHAT,
+            Level::Good,
+            "off: pods that ask for a profile of the node are refused",
+        ),
+        Err(error) => finding(
+            WHAT,
+            Level::Warning,
+            format!(
+                "on, but its list of profiles cannot be read: {error}; mount securityfs at /sys/kernel/security"
+            ),
+        ),
+        Ok(true) => finding(WHAT, Level::Good, format!("on, {default} is loaded")),
+        Ok(false) if parser.is_file() => finding(
+            WHAT,
+            Level::Good,
+            format!(
+                "on, {} loads {default} for the first container",
+                parser.display()
+            ),
+        ),
+        Ok(false) => finding(
+            WHAT,
+            Level::Warning,
+            format!(
+                "on, but there is no {}: containers run without the profile {default}, and those that ask for RuntimeDefault are refused; install the package apparmor",
+                parser.display()
+            ),
+        ),
     }
 }
 
@@ -327,6 +370,29 @@ mod tests {
             let found = driver(&config);
             assert_eq!(found.level, level, "{found:?}");
             assert!(found.text.contains(words), "no {words:?} in {found:?}");
+        }
+    }
+
+    #[test]
+    fn apparmor_is_told_with_what_it_lacks() {
+        let (here, missing) = (Path::new("/bin/sh"), Path::new("apparmor_parser"));
+        let no_list = || Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+        for (on, loaded, parser, level, word) in [
+            (false, no_list(), missing, Level::Good, "off"),
+            (true, Ok(true), missing, Level::Good, "is loaded"),
+            (true, Ok(false), here, Level::Good, "/bin/sh loads"),
+            (
+                true,
+                Ok(false),
+                missing,
+                Level::Warning,
+                "the package apparmor",
+            ),
+            (true, no_list(), here, Level::Warning, "securityfs"),
+        ] {
+            let found = apparmor(on, loaded, parser);
+            assert_eq!(found.level, level, "{found:?}");
+            assert!(found.text.contains(word), "{found:?}");
         }
     }
 

@@ -30,8 +30,7 @@ impl HostFacts {
             user_namespaces: criw_sandbox::host::userns::probe(root)
                 .map_err(|error| crate::error::chain(&error)),
             recursive_read_only: at_least(&uname.release().to_string_lossy(), (5, 12)),
-            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
-                .is_ok_and(|text| text.starts_with(b"Y")),
+            apparmor: criw_sandbox::host::apparmor::is_on(),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             hostname: uname.nodename().to_string_lossy().into_owned(),
         }

@@ -64,7 +64,17 @@ fn config(daemon: &Daemon) -> HashMap<String, String> {
         map.insert("stateDir".to_owned(), json!(daemon.config.state));
         map.insert("rootDir".to_owned(), json!(daemon.config.root));
     }
-    HashMap::from([("config".to_owned(), value.to_string())])
+    let security = json!({
+        "apparmor": {
+            "enabled": daemon.host.apparmor,
+            "defaultProfile": criw_sandbox::host::apparmor::DEFAULT_PROFILE,
+        },
+        "selinux": {"enabled": daemon.host.selinux},
+    });
+    HashMap::from([
+        ("config".to_owned(), value.to_string()),
+        ("security".to_owned(), security.to_string()),
+    ])
 }
 
 /// For `crictl inspectp`.

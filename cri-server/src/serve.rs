@@ -34,6 +34,9 @@ use crate::{socket, spawner};
 /// Bytes of one message in either direction: what every CRI client accepts.
 pub const MAX_MESSAGE: usize = 16 << 20;
 
+/// Loads AppArmor profiles.
+pub const APPARMOR_PARSER: &str = "apparmor_parser";
+
 /// How long running calls may go on after the signal to end. Workloads go on anyway.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -156,6 +159,7 @@ pub async fn open(
             state: config.state.clone(),
             libexec: config.libexec.clone(),
             runc: find_program(&config.runc.path),
+            apparmor_parser: find_program(Path::new(APPARMOR_PARSER)),
             cgroup_driver: driver,
             cgroup_parent,
             unprivileged_ports: true,

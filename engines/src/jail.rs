@@ -12,8 +12,11 @@
 //! 3. rlimits: raising one needs CAP_SYS_RESOURCE.
 //! 4. the pod's user namespace, if it has one: up to here everything needed privileges
 //!    over the node, from here on there are none. Then capabilities, groups, user.
-//! 5. not dumpable (a change of user resets it, so after that), no new privileges.
-//! 6. seccomp, last, because the steps above use what it refuses. Code was mapped
+//! 5. not dumpable (a change of user resets it, so after that).
+//! 6. the AppArmor profile, if there is one: the steps above use what it may refuse. Its
+//!    door was opened before step 2.
+//! 7. no new privileges.
+//! 8. seccomp, last, because the steps above use what it refuses. Code was mapped
 //!    before: from here on nothing can be mapped executable.
 
 use std::net::TcpListener;
@@ -25,6 +28,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::process::DumpableBehavior;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
+use crate::apparmor::Profile;
 use crate::descriptors::Descriptors;
 use crate::spec::{Role, Spec};
 use crate::{privileges, root, seccomp, sys};
@@ -128,8 +132,12 @@ fn attach_volume(
         .map_err(|error| format!("mount at {}: {error}", destination.display()))
 }
 
-/// Steps 3 to 6. Afterwards this thread and all that it starts are locked up.
-pub fn lock_up(process: &Process, user_namespace: Option<OwnedFd>) -> Result<(), Refusal> {
+/// Steps 3 to 8. Afterwards this thread and all that it starts are locked up.
+pub(crate) fn lock_up(
+    process: &Process,
+    user_namespace: Option<OwnedFd>,
+    profile: Option<Profile>,
+) -> Result<(), Refusal> {
     privileges::limit_resources(process).map_err(step("set resource limits"))?;
     if let Some(namespace) = user_namespace {
         let users = Some(LinkNameSpaceType::User);
@@ -139,6 +147,7 @@ pub fn lock_up(process: &Process, user_namespace: Option<OwnedFd>) -> Result<(),
     privileges::become_user(process).map_err(step("give up privileges"))?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(step("make the process not dumpable"))?;
+    profile.map_or(Ok(()), Profile::enter)?;
     rustix::thread::set_no_new_privs(true).map_err(step("refuse new privileges"))?;
     sys::install_seccomp(&seccomp::filter()).map_err(step("install the seccomp filter"))
 }

@@ -13,7 +13,7 @@
 //!   shim side     shim     main of every Wasm shim: Create, lock-up, control, exit
 //!                 server   the control loop's socket
 //!                 descriptors, signal   what came with Create; what a signal becomes
-//!                 jail     the order of locking up: root, privileges, seccomp
+//!                 jail     the order of locking up: root, privileges, AppArmor, seccomp
 //!                 engine, guest   what an engine is; the thread that it runs on
 //!                 drain    the word to finish and end
 //!                 log, stdio   CRI log lines; the guest's standard streams
@@ -22,6 +22,7 @@
 //!   both          sys      the few system calls that need `unsafe`
 //! ```
 
+mod apparmor;
 pub mod attach;
 pub mod birth;
 pub mod client;

@@ -219,10 +219,27 @@ pub struct Process {
     pub no_new_privs: bool,
     /// Seccomp of a Linux container.
     pub seccomp: Seccomp,
-    /// AppArmor profile of a Linux container, `None` = none.
-    pub apparmor: Option<String>,
+    /// AppArmor. The name is not that of records of older daemons, which held a string
+    /// here that only CreateContainer needed.
+    #[serde(default, rename = "apparmor_profile")]
+    pub apparmor: AppArmor,
     /// SELinux process label.
     pub selinux: Option<String>,
+}
+
+/// AppArmor profile of a container, Linux or Wasm.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AppArmor {
+    /// None.
+    #[default]
+    Unconfined,
+    /// The pod says nothing: the daemon's default profile, where the node can load it.
+    Unsaid,
+    /// The daemon's default profile, unless the node has no AppArmor at all.
+    RuntimeDefault,
+    /// A profile that somebody has loaded on the node, by name.
+    Localhost(String),
 }
 
 /// Seccomp profile of a Linux container. Wasm shims have their own, always.

@@ -81,9 +81,9 @@ pub fn busybox() -> Result<Image> {
     rootfs("linux/amd64", &[layer], &settings)
 }
 
-const APPLETS: [&str; 20] = [
-    "sh", "cat", "echo", "env", "httpd", "id", "ip", "kill", "ls", "mount", "nc", "ps", "sleep",
-    "true", "wget", "dd", "hostname", "yes", "tar", "grep",
+const APPLETS: [&str; 23] = [
+    "sh", "cat", "echo", "env", "httpd", "id", "ip", "kill", "ln", "ls", "mount", "nc", "ps", "rm",
+    "sleep", "touch", "true", "wget", "dd", "hostname", "yes", "tar", "grep",
 ];
 
 /// Wasm and Linux in one index.

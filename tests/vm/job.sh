@@ -2,83 +2,7 @@
 # Runs in the virtual machine, as root, under systemd: makes the machine a node with the
 # package in this directory and checks what only such a node can show. Prints one line per
 # check and last "sum PASSED FAILED".
-# Not -e: a failed check is counted. What a check prints is shown when it fails.
-set -u
-
-here=$(cd "$(dirname "$0")" && pwd)
-PATH=$here:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-export HOME=/root
-registry=127.0.0.1:5000
-root=/sys/fs/cgroup
-# On cgroup v1, which CRIW_VM_ARGS=systemd.unified_cgroup_hierarchy=0 makes of the machine, this
-# hierarchy has every group; a short suite runs there.
-if [ ! -e $root/cgroup.controllers ]; then root=$root/systemd; fi
-legacy() { [ $root != /sys/fs/cgroup ]; }
-dir=/root/node
-mkdir -p "$dir"
-passed=0 failed=0
-
-# Who makes cgroups: systemd or cgroupfs. Set by the suite that runs.
-driver=
-
-# check NAME COMMAND...: one check, with the seconds it took.
-check() {
-    local name=${driver:+$driver::}$1 begin=$SECONDS out
-    shift
-    if out=$("$@" 2>&1); then
-        passed=$((passed + 1))
-        echo "test vm::$name ... ok ($((SECONDS - begin)) s)"
-    else
-        failed=$((failed + 1))
-        printf 'test vm::%s ... FAILED (%s s)\n%s\n' "$name" "$((SECONDS - begin))" "$out"
-    fi
-}
-
-# until_true COMMAND...: asks until it holds. An emulated CPU is up to 40 times slower.
-until_true() {
-    local end=$((SECONDS + 60))
-    until "$@"; do
-        [ $SECONDS -lt $end ] || { echo "waited 60 s in vain for: $*"; return 1; }
-        sleep 0.1
-    done
-}
-
-is() { [ "$1" = "$2" ] || { echo "expected: $2"; echo "got: $1"; return 1; }; }
-file_says() { is "$(cat "$1")" "$2" || { echo "in $1"; return 1; }; }
-crictl() {
-    "$here/crictl" --config /dev/null -r unix:///run/criw/criw.sock -i unix:///run/criw/criw.sock --timeout 60s "$@"
-}
-daemon_pid() { systemctl show -P MainPID criw; }
-
-# ---------------------------------------------------------------- the node
-install_package() {
-    dpkg -i "$here"/criw_*.deb || return
-    is "$(systemctl is-enabled criw)" disabled && is "$(systemctl is-active criw)" inactive
-}
-
-# What a node has before its runtime: a network for pods.
-node_files() {
-    mkdir -p /etc/cni/net.d
-    cat >/etc/cni/net.d/10-pods.conflist <<'END'
-{"cniVersion": "1.0.0", "name": "pods", "plugins": [
-  {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": {
-    "type": "host-local", "ranges": [[{"subnet": "10.88.0.0/24"}]]}}]}
-END
-    cat >"$dir/registry.yml" <<END
-version: 0.1
-log: {level: warn}
-storage: {filesystem: {rootdirectory: $dir/registry}}
-http: {addr: $registry}
-END
-    systemd-run --quiet --unit=test-registry docker-registry serve "$dir/registry.yml"
-}
-registry_answers() { (: <"/dev/tcp/${registry/:/\/}") 2>/dev/null; }
-push_images() {
-    until_true registry_answers || return
-    push-image "$registry" busybox:1 busybox || return
-    push-image "$registry" wasm:1 wasm wasi/wasm /idle.wasm \
-        "/idle.wasm=$here/guests/idle.wasm" "/hog.wasm=$here/guests/hog.wasm" "/hello.wasm=$here/guests/hello.wasm"
-}
+. "$(dirname "$0")/node.sh"
 
 check_finds_nothing_bad() {
     local report
@@ -87,83 +11,6 @@ check_finds_nothing_bad() {
     ! grep '^BAD' <<<"$report" | grep -v socket && grep -q 'cgroups *v[12]' <<<"$report" &&
         grep -q 'driver systemd' <<<"$report"
 }
-
-# The unit is Type=notify: `start` returns when the daemon said that it is ready.
-unit_starts() {
-    systemctl enable --now criw || { journalctl -u criw --no-pager | tail -3; return 1; }
-    is "$(systemctl is-active criw)" active &&
-        is "$(systemctl show -P WatchdogUSec criw)" 1min &&
-        is "$(systemctl show -P Delegate criw)" yes &&
-        is "$(systemctl show -P StatusText criw | wc -l)" 1
-}
-
-pull() { crictl pull "$registry/busybox:1" && crictl pull "$registry/wasm:1"; }
-
-# ---------------------------------------------------------------- pods
-# pod NAME: the configuration of a pod. The kubelet makes the cgroup of a pod before it asks for one.
-pod() {
-    make_parent "$1"
-    cat >"$dir/$1-pod.json" <<END
-{"metadata": {"name": "$1", "namespace": "vm", "uid": "$1-$driver", "attempt": 0},
- "log_directory": "$dir/logs/$driver-$1", "linux": {"cgroup_parent": "$(parent_of "$1")"}}
-END
-}
-# container NAME IMAGE MEMORY WORD...: the configuration of a container.
-container() {
-    local name=$1 image=$2 memory=$3
-    shift 3
-    local unified=', "unified": {"pids.max": "50"}'
-    legacy && unified=
-    cat >"$dir/$name.json" <<END
-{"metadata": {"name": "$name"}, "image": {"image": "$registry/$image:1"}, "log_path": "$name.log",
- "command": $(jq -nc '$ARGS.positional' --args -- "$@"),
- "linux": {"resources": {"memory_limit_in_bytes": $memory, "memory_swap_limit_in_bytes": $memory,
-   "cpu_quota": 50000, "cpu_period": 100000, "cpu_shares": 512$unified}}}
-END
-}
-# What the kubelet makes, and calls it. In the name of a slice a dash is one level.
-make_parent() {
-    if [ "$driver" = systemd ]; then systemctl start "$(parent_of "$1")"; else mkdir -p "$(group_of "$1")"; fi
-}
-parent_of() {
-    if [ "$driver" = systemd ]; then echo "kubepods-burstable-pod$1_$driver.slice"; else echo "/kubepods/burstable/pod$1-$driver"; fi
-}
-# group_of POD: the directory of its parent.
-group_of() {
-    if [ "$driver" = systemd ]; then
-        echo "$root/kubepods.slice/kubepods-burstable.slice/$(parent_of "$1")"
-    else
-        echo "$root$(parent_of "$1")"
-    fi
-}
-# leaf_of CONTAINER: its directory, as the driver names it.
-leaf_of() {
-    if [ "$driver" = systemd ]; then echo "$(group_of main)/criw-$1.scope"; else echo "$(group_of main)/$1"; fi
-}
-
-MEMORY=$((256 << 20))
-
-run_pod() {
-    pod main
-    crictl runp "$dir/main-pod.json" >"$dir/main.id" || { journalctl -u criw --no-pager | tail -3; return 1; }
-}
-# run NAME: creates and starts a container, its id into $dir/NAME.id
-run() {
-    local made
-    made=$(crictl create "$(cat "$dir/main.id")" "$dir/$1.json" "$dir/main-pod.json") &&
-        echo "$made" >"$dir/$1.id" && crictl start "$made" && return
-    journalctl -u criw --no-pager | tail -3
-    return 1
-}
-run_wasm() { container wasm wasm $MEMORY /idle.wasm && run wasm && until_true grep -q ready "$dir/logs/$driver-main/wasm.log"; }
-run_linux() {
-    # Bounded below by what runc needs for itself.
-    container linux busybox $MEMORY sh -c 'trap "exit 7" TERM; echo ready; while :; do sleep 0.2; done'
-    run linux && until_true grep -q ready "$dir/logs/$driver-main/linux.log"
-}
-the() { cat "$dir/$1.id"; }
-state() { crictl inspect -o go-template --template '{{.status.state}}' "$1"; }
-pid() { crictl inspect -o go-template --template '{{.info.pid}}' "$1"; }
 
 limits_are_in_the_kernel() {
     local leaf
@@ -276,8 +123,6 @@ exec_joins_the_cgroup() {
     # The container sees its own cgroup as the root.
     is "$(crictl exec --sync "$(the linux)" busybox cat /proc/self/cgroup)" "0::/"
 }
-exited() { [ "$(state "$1")" = CONTAINER_EXITED ]; }
-how() { crictl inspect -o go-template --template '{{.status.exitCode}} {{.status.reason}}' "$1"; }
 out_of_memory() {
     run "$1" || return
     until_true exited "$(the "$1")" && is "$(how "$(the "$1")")" "137 OOMKilled" ||
@@ -293,7 +138,6 @@ linux_init_out_of_memory() { container linuxhog1 busybox $((64 << 20)) busybox t
 
 # ---------------------------------------------------------------- the daemon goes and comes
 pids() { pid "$(the wasm)" && pid "$(the linux)"; }
-answers() { crictl version >/dev/null 2>&1; }
 daemon_restarts() {
     local before after old
     before=$(pids) old=$(daemon_pid)

@@ -15,6 +15,8 @@ IMAGE_SIZE=1500M
 # A node: init and its bus, runc, CNI plugins and what these call; a registry to pull from.
 packages=systemd-sysv,dbus,kmod,runc,containernetworking-plugins,iptables,nftables,iproute2
 packages+=,procps,jq,ca-certificates,busybox-static,docker-registry
+# Containers have a profile; critest loads its own by sudo.
+packages+=,apparmor,sudo
 
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:?this machine is no Debian}")
 key=$(cat "$0" "$here/init" "$here/vm-job.service" | sha256sum | cut -c1-16)-$codename
@@ -49,7 +51,7 @@ mmdebstrap --quiet --mode=root --variant=apt --include="$packages" \
     --customize-hook='systemctl --root="$1" disable docker-registry.service' \
     --customize-hook='systemctl --root="$1" mask systemd-networkd.service systemd-timesyncd.service \
         getty@tty1.service serial-getty@ttyS0.service apt-daily.timer apt-daily-upgrade.timer \
-        dpkg-db-backup.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service systemd-pstore.service' \
+        dpkg-db-backup.timer apparmor.service fstrim.timer e2scrub_all.timer e2scrub_reap.service systemd-pstore.service' \
     --customize-hook='echo criw-vm >"$1/etc/hostname"' \
     --customize-hook='mkdir -p "$1/payload"' \
     "$codename" "$work/root" "$work/sources.list"

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use criw_proto::v1::security_profile::ProfileType;
 use criw_proto::v1::{Capability, SeLinuxOption, SecurityProfile};
-use criw_sandbox::model::Seccomp;
+use criw_sandbox::model::{AppArmor, Seccomp};
 
 use crate::error::{Invalid, invalid};
 
@@ -189,19 +189,21 @@ pub fn seccomp(
     }
 }
 
-/// A profile of the node by name; the daemon brings no default profile of its own.
+/// The new field wins over the old string. A pod that says nothing gets the default profile
+/// where there is AppArmor, as the Pod Security Standards rely on; privileged is unconfined.
 pub fn apparmor(
     profile: Option<&SecurityProfile>,
     old: &str,
     privileged: bool,
     host_has_it: bool,
-) -> Result<Option<String>, Invalid> {
+) -> Result<AppArmor, Invalid> {
     if privileged {
-        return Ok(None);
+        return Ok(AppArmor::Unconfined);
     }
     let name = match profile {
         Some(profile) => match ProfileType::try_from(profile.profile_type) {
-            Ok(ProfileType::RuntimeDefault | ProfileType::Unconfined) => return Ok(None),
+            Ok(ProfileType::RuntimeDefault) => return Ok(AppArmor::RuntimeDefault),
+            Ok(ProfileType::Unconfined) => return Ok(AppArmor::Unconfined),
             Ok(ProfileType::Localhost) => profile.localhost_ref.as_str(),
             Err(_) => {
                 return invalid(format!(
@@ -211,7 +213,9 @@ pub fn apparmor(
             }
         },
         None => match old {
-            "" | "unconfined" | "runtime/default" => return Ok(None),
+            "" => return Ok(AppArmor::Unsaid),
+            "unconfined" => return Ok(AppArmor::Unconfined),
+            "runtime/default" => return Ok(AppArmor::RuntimeDefault),
             name => name,
         },
     };
@@ -219,12 +223,18 @@ pub fn apparmor(
     if name.is_empty() {
         return invalid("the localhost apparmor profile has no name");
     }
-    if !host_has_it {
+    // It would be one more command to the kernel.
+    if name.contains(|c: char| c.is_control()) {
         return invalid(format!(
-            "apparmor profile {name:?} is asked for, but this node has no AppArmor"
+            "the apparmor profile's name {name:?} has control characters"
         ));
     }
-    Ok(Some(name.to_owned()))
+    if !host_has_it {
+        return invalid(format!(
+            "apparmor profile {name:?} is asked for, but this node has no AppArmor; start its kernel with it, or take the profile out of the pod"
+        ));
+    }
+    Ok(AppArmor::Localhost(name.to_owned()))
 }
 
 /// `user:role:type:level`. A bad level is an error everywhere; without SELinux on
@@ -381,33 +391,72 @@ mod tests {
 
     #[test]
     fn apparmor_profiles() {
+        use AppArmor as A;
         use ProfileType as P;
-        let some = Ok(Some("p".to_owned()));
+        let named = Some(A::Localhost("p".to_owned()));
+        let default = || profile(P::RuntimeDefault, "");
+        let local = |name| profile(P::Localhost, name);
+        // new field, old string, privileged, the node has AppArmor
         for (new, old, privileged, host, expected) in [
-            (None, "", false, false, Ok(None)),
-            (profile(P::RuntimeDefault, ""), "", false, false, Ok(None)),
+            (None, "", false, false, Some(A::Unsaid)),
+            (None, "", false, true, Some(A::Unsaid)),
+            (None, "", true, true, Some(A::Unconfined)),
+            (None, "unconfined", false, true, Some(A::Unconfined)),
+            (
+                None,
+                "runtime/default",
+                false,
+                true,
+                Some(A::RuntimeDefault),
+            ),
+            (
+                None,
+                "runtime/default",
+                false,
+                false,
+                Some(A::RuntimeDefault),
+            ),
+            (None, "runtime/default", true, true, Some(A::Unconfined)),
+            (None, "localhost/p", false, true, named.clone()),
+            (None, "p", false, true, named.clone()),
+            (None, "localhost/p", false, false, None),
+            (None, "localhost/", false, true, None),
+            (default(), "", false, true, Some(A::RuntimeDefault)),
+            (default(), "", false, false, Some(A::RuntimeDefault)),
+            (
+                default(),
+                "unconfined",
+                false,
+                true,
+                Some(A::RuntimeDefault),
+            ),
+            (default(), "", true, true, Some(A::Unconfined)),
             (
                 profile(P::Unconfined, ""),
                 "localhost/p",
                 false,
                 true,
-                Ok(None),
+                Some(A::Unconfined),
             ),
-            (
-                profile(P::Localhost, "localhost/p"),
-                "",
-                false,
-                true,
-                some.clone(),
-            ),
-            (profile(P::Localhost, "p"), "", true, true, Ok(None)),
-            (None, "localhost/p", false, true, some),
-            (None, "localhost/p", false, false, Err(())),
-            (profile(P::Localhost, ""), "", false, true, Err(())),
+            (local("localhost/p"), "", false, true, named.clone()),
+            (local("p"), "localhost/q", false, true, named),
+            (local("p"), "", true, true, Some(A::Unconfined)),
+            (local("p"), "", false, false, None),
+            (local("p"), "unconfined", false, false, None),
+            (local(""), "localhost/p", false, true, None),
+            (local("localhost/"), "", false, true, None),
+            (local("p\nexec q"), "", false, true, None),
         ] {
-            let got = apparmor(new.as_ref(), old, privileged, host).map_err(drop);
-            assert_eq!(got, expected, "{new:?} {old}");
+            let got = apparmor(new.as_ref(), old, privileged, host).ok();
+            assert_eq!(got, expected, "{new:?} {old:?} {privileged} {host}");
         }
+        let odd = SecurityProfile {
+            profile_type: 9,
+            localhost_ref: String::new(),
+        };
+        assert!(apparmor(Some(&odd), "", false, true).is_err());
+        let error = apparmor(local("p").as_ref(), "", false, false).unwrap_err();
+        assert!(error.0.contains("this node has no AppArmor"), "{error}");
     }
 
     #[test]

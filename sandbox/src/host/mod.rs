@@ -5,6 +5,7 @@
 //! Namespaces belong to threads, so whatever changes one runs on a fresh thread
 //! that ends afterwards ([`on_fresh_thread`]).
 
+pub mod apparmor;
 pub mod boot;
 pub mod cgroup;
 pub mod files;

@@ -15,7 +15,7 @@ use super::cgroup::{self, CGROUP2_MAGIC};
 use super::{mounts, oom_score, seccomp_default};
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerSpec, Device, DeviceNode, Edits, Hook, IdRange, Mount, PodSpec, Process, Propagation,
+    ContainerSpec, Device, DeviceNode, Edits, Hook, IdRange, Mount, PodSpec, Propagation,
     Resources, Seccomp,
 };
 
@@ -36,6 +36,8 @@ pub struct LinuxInput<'a> {
     pub cgroups_path: String,
     /// PID namespace.
     pub pid: PidNamespace,
+    /// Name of its AppArmor profile, which the kernel has.
+    pub apparmor: Option<String>,
     /// The pod has its own /dev/shm, which the shim mounts at `<bundle>/mounts/<n>`.
     pub own_shm: bool,
 }
@@ -108,7 +110,7 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, HandedMounts)> {
     if let Some(profile) = seccomp(container)? {
         linux["seccomp"] = profile;
     }
-    let mut process = process(&container.process, container.tty);
+    let mut process = process(container, input.apparmor.as_deref());
     process["oomScoreAdj"] = json!(oom_score::allowed(container.resources.oom_score_adj)?);
     let mut spec = json!({
         "ociVersion": VERSION,
@@ -141,8 +143,13 @@ fn has_only_cgroup_v2() -> bool {
     rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|stat| stat.f_type == CGROUP2_MAGIC)
 }
 
-/// Config for a Wasm shim; `mounts[n]` arrives as `FdRole::Mount(n)`.
-pub fn wasm(container: &ContainerSpec, mounts: &[Mount]) -> Result<OciSpec> {
+/// Config for a Wasm shim; `mounts[n]` arrives as `FdRole::Mount(n)`. `apparmor` is the name
+/// of a profile that the kernel has.
+pub fn wasm(
+    container: &ContainerSpec,
+    mounts: &[Mount],
+    apparmor: Option<&str>,
+) -> Result<OciSpec> {
     let mounts: Vec<Value> = mounts
         .iter()
         .map(|mount| {
@@ -156,7 +163,7 @@ pub fn wasm(container: &ContainerSpec, mounts: &[Mount]) -> Result<OciSpec> {
         .collect();
     parse(json!({
         "ociVersion": VERSION,
-        "process": process(&container.process, container.tty),
+        "process": process(container, apparmor),
         "root": {"path": "rootfs", "readonly": container.readonly_rootfs},
         "mounts": mounts,
         "linux": {"resources": resources(&container.resources, false)},
@@ -167,9 +174,10 @@ fn parse(spec: Value) -> Result<OciSpec> {
     serde_json::from_value(spec).map_err(|e| Error::node("build the OCI runtime config", e))
 }
 
-fn process(process: &Process, terminal: bool) -> Value {
+fn process(container: &ContainerSpec, apparmor: Option<&str>) -> Value {
+    let process = &container.process;
     let mut value = json!({
-        "terminal": terminal,
+        "terminal": container.tty,
         "user": {"uid": process.uid, "gid": process.gid, "additionalGids": process.groups},
         "args": process.args,
         "env": process.env,
@@ -183,7 +191,7 @@ fn process(process: &Process, terminal: bool) -> Value {
             "ambient": process.ambient,
         },
     });
-    if let Some(profile) = &process.apparmor {
+    if let Some(profile) = apparmor {
         value["apparmorProfile"] = json!(profile);
     }
     if let Some(label) = &process.selinux {
@@ -515,7 +523,7 @@ fn node(source: &Path, target: &Path) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::IdMap;
+    use crate::model::{IdMap, Process};
 
     /// From the form that records have, which needs no field that does not matter here.
     fn container(change: Value) -> ContainerSpec {
@@ -570,6 +578,7 @@ mod tests {
             bundle: Path::new("/bundle"),
             cgroups_path: path.into(),
             pid: PidNamespace::New,
+            apparmor: Some("profile".into()),
             own_shm: true,
         };
         let (spec, handed) = linux(&input).unwrap();
@@ -596,6 +605,7 @@ mod tests {
         assert_eq!(spec["mounts"][n]["source"], format!("/bundle/mounts/{n}"));
         assert_eq!(spec["linux"]["cgroupsPath"], "/parent/leaf");
         assert_eq!(spec["root"]["readonly"], true);
+        assert_eq!(spec["process"]["apparmorProfile"], "profile");
         assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], false);
     }
 
@@ -739,10 +749,14 @@ mod tests {
             readonly: true,
             ..Default::default()
         };
-        let spec = wasm(&container(json!({})), &[mount]).unwrap();
+        let spec = wasm(&container(json!({})), &[mount], None).unwrap();
         let spec = serde_json::to_value(spec).unwrap();
         assert_eq!(spec["mounts"].as_array().unwrap().len(), 1);
         assert_eq!(spec["mounts"][0]["options"], json!(["ro"]));
         assert_eq!(spec["process"]["args"], json!(["/x"]));
+        assert!(spec["process"]["apparmorProfile"].is_null());
+        let confined = wasm(&container(json!({})), &[], Some("profile")).unwrap();
+        let confined = serde_json::to_value(confined).unwrap();
+        assert_eq!(confined["process"]["apparmorProfile"], "profile");
     }
 }

@@ -351,6 +351,7 @@ impl Inner {
         }
         let (oci_spec, engine) = match &spec.engine {
             EngineSpec::Wasm { section, .. } => {
+                let apparmor = self.host.apparmor.ready(&spec.process.apparmor)?;
                 for (n, mount) in mounts.iter().enumerate() {
                     let n = u32::try_from(n).map_err(|e| Error::node("count mounts", e))?;
                     fds.push((
@@ -365,7 +366,7 @@ impl Inner {
                     .map_err(|e| Error::node("share the mount template", e))?;
                 fds.push((FdRole::MountTemplate, template));
                 (
-                    oci::wasm(spec, &mounts)?,
+                    oci::wasm(spec, &mounts, apparmor.as_deref())?,
                     EngineSection::Wasm(section.clone()),
                 )
             }
@@ -485,6 +486,7 @@ impl Inner {
             bundle,
             cgroups_path: self.leaf(&record.leaf)?.oci_path(),
             pid,
+            apparmor: self.host.apparmor.ready(&container.spec.process.apparmor)?,
             own_shm: pod.spec.namespaces.ipc == Scope::Pod,
         })
     }

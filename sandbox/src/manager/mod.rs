@@ -62,6 +62,8 @@ pub struct Config {
     pub libexec: PathBuf,
     /// The runc binary.
     pub runc: PathBuf,
+    /// apparmor_parser, which loads the default profile where the node has AppArmor.
+    pub apparmor_parser: PathBuf,
     /// Who makes cgroups.
     pub cgroup_driver: Driver,
     /// cgroup parent of pods that name none, "/criw" or "criw.slice".

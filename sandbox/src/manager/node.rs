@@ -1,9 +1,12 @@
-//! The daemon's hold on its node: cgroup hierarchies, namespace pins, mount template.
+//! The daemon's hold on its node: cgroup hierarchies, namespace pins, mount template,
+//! AppArmor profiles.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use super::Config;
 use crate::error::Result;
+use crate::host::apparmor::Profiles;
 use crate::host::cgroup::Cgroups;
 use crate::host::pins::PinRoom;
 use crate::host::template::mount_template;
@@ -14,14 +17,17 @@ pub(crate) struct Host {
     pub(crate) pins: PinRoom,
     /// Small mount namespace that Wasm shims start their own from.
     pub(crate) template: OwnedFd,
+    pub(crate) apparmor: Profiles,
 }
 
 impl Host {
-    pub(crate) fn open(state: &Path, libexec: &Path) -> Result<Self> {
+    pub(crate) fn open(config: &Config) -> Result<Self> {
+        let holder = config.libexec.join("criw-init");
         Ok(Self {
-            cgroups: Cgroups::detect(Path::new("/sys/fs/cgroup"), &libexec.join("criw-init"))?,
-            pins: PinRoom::open(state)?,
+            cgroups: Cgroups::detect(Path::new("/sys/fs/cgroup"), &holder)?,
+            pins: PinRoom::open(&config.state)?,
             template: mount_template()?,
+            apparmor: Profiles::of_node(config.apparmor_parser.clone()),
         })
     }
 }

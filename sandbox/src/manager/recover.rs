@@ -44,7 +44,7 @@ impl Sandboxes {
         let (host, pods, containers) = blocking(move || {
             private_directory(&setup.root)?;
             private_directory(&setup.state)?;
-            let host = Host::open(&setup.state, &setup.libexec)?;
+            let host = Host::open(&setup)?;
             let pods: Vec<PodRecord> = record::read_all(&setup.root)?;
             let containers: Vec<ContainerRecord> = record::read_all(&setup.root)?;
             Ok((host, pods, containers))

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use criw_engines::client::{CallError, Child, ShimSocket};
-use criw_engines::protocol::{FdRole, Reply, Request, VERSION};
+use criw_engines::protocol::{ExitRecord, FdRole, Reply, Request, VERSION};
 
 use super::chain;
 use crate::error::Error;
@@ -49,6 +49,14 @@ pub(super) fn create(
             format!("the shim answered {other:?}").into(),
         )),
         Err(error @ CallError::Gone { .. }) => {
+            // Confined by a profile that lets it have no socket, it can only write.
+            let record = parts
+                .iter()
+                .find(|(role, _)| matches!(role, FdRole::ExitRecord))
+                .and_then(|(_, fd)| ExitRecord::read(*fd).ok().flatten());
+            if let Some(record) = record.filter(|record| !record.message.is_empty()) {
+                return Err(CreateError::Refused(record.message));
+            }
             let status = boot::exit_status(child.pidfd.as_fd()).ok().flatten();
             let how = format!("{} (process status: {status:?})", chain(&error));
             Err(CreateError::Broken(how.into()))
