@@ -159,7 +159,11 @@ pub fn wasm(container: &ContainerSpec, mounts: &[Mount]) -> Result<OciSpec> {
         "process": process(&container.process, container.tty),
         "root": {"path": "rootfs", "readonly": container.readonly_rootfs},
         "mounts": mounts,
-        "linux": {"resources": resources(&container.resources, false)},
+        "linux": {
+            "resources": resources(&container.resources, false),
+            "maskedPaths": container.masked_paths,
+            "readonlyPaths": container.readonly_paths,
+        },
     }))
 }
 
