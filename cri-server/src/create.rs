@@ -166,6 +166,11 @@ async fn plan(
             "a privileged container needs a privileged pod sandbox",
         ));
     }
+    // The kubelet sends its lists whatever the container is.
+    let (masked_paths, readonly_paths) = match context.privileged {
+        true => Default::default(),
+        false => (context.masked_paths, context.readonly_paths),
+    };
     let wanted = &prepared.config;
     let names = image_names(&prepared.image, asked_image);
     let implied = prepared
@@ -212,6 +217,7 @@ async fn plan(
         modules: prepared.modules.clone(),
         kind: prepared.kind,
         mounts: mounts.clone(),
+        masked: masked_paths.clone(),
         path: argv::lookup(&env, "PATH")
             .unwrap_or(argv::DEFAULT_PATH)
             .to_owned(),
@@ -340,8 +346,8 @@ async fn plan(
             resources: limits,
             privileged: context.privileged,
             readonly_rootfs: context.readonly_rootfs,
-            masked_paths: context.masked_paths,
-            readonly_paths: context.readonly_paths,
+            masked_paths,
+            readonly_paths,
             pid: pid_mode(daemon, pod, context.namespace_options.as_ref())?,
             lowers: prepared.lowers.clone(),
             engine,

@@ -5,7 +5,8 @@
 //! is searched; CRI mounts lie over the image. A file that begins with `\0asm` is a
 //! module whatever its mode. `path#export` names another entry function. Links
 //! are followed within the image or within the volume they lie in, never from one
-//! into the other and never to the host.
+//! into the other and never to the host. A masked file is there and cannot be run, one in a
+//! masked directory is not there.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -32,6 +33,8 @@ pub struct Place {
     pub kind: Kind,
     /// CRI mounts.
     pub mounts: Vec<Mount>,
+    /// Paths that are masked in the container.
+    pub masked: Vec<String>,
     /// PATH of the container.
     pub path: String,
     /// Its working directory.
@@ -47,6 +50,8 @@ pub enum Unfit {
     NotFound(String),
     /// It stands for what cannot run.
     NotExecutable(String),
+    /// It stands for what is masked.
+    Denied(String),
     /// It could not be looked up.
     Node(Status),
 }
@@ -54,7 +59,9 @@ pub enum Unfit {
 impl From<Unfit> for Status {
     fn from(unfit: Unfit) -> Self {
         match unfit {
-            Unfit::NotFound(text) | Unfit::NotExecutable(text) => Self::invalid_argument(text),
+            Unfit::NotFound(text) | Unfit::NotExecutable(text) | Unfit::Denied(text) => {
+                Self::invalid_argument(text)
+            }
             Unfit::Node(status) => status,
         }
     }
@@ -89,6 +96,7 @@ pub enum Module {
 
 enum Look {
     Absent,
+    Masked,
     Module(Module),
     Native,
     Unknown(String),
@@ -109,6 +117,13 @@ pub fn find(place: &Place, word: &str, multicall: bool) -> Result<Program, Unfit
         for candidate in candidates(name, &place.path, &place.cwd) {
             match look(place, root.as_ref(), &candidate)? {
                 Look::Absent => {}
+                Look::Masked => {
+                    return Err(Unfit::Denied(format!(
+                        "{} of image {}: permission denied: it is masked in this container (maskedPaths of its security context)",
+                        candidate.display(),
+                        place.image
+                    )));
+                }
                 Look::Module(module) => {
                     return Ok(Program::Wasm(module, export.map(str::to_owned)));
                 }
@@ -211,7 +226,10 @@ fn look(place: &Place, root: Option<&RootView>, path: &Path) -> Result<Look, Sta
     let status = |e| error::sandbox(&e);
     if let Some((mount, rest)) = covering(&place.mounts, path) {
         return match volume_file(mount, &rest)? {
-            Some(file) => inspect(file, Module::File),
+            Some(file) => match masked(place, root, path, None)? {
+                Some(look) => Ok(look),
+                None => inspect(file, Module::File),
+            },
             None => Ok(Look::Absent),
         };
     }
@@ -228,6 +246,9 @@ fn look(place: &Place, root: Option<&RootView>, path: &Path) -> Result<Look, Sta
     let Some(file) = root.open_file(&name).map_err(status)? else {
         return Ok(Look::Absent);
     };
+    if let Some(look) = masked(place, Some(root), path, Some(&resolved.path))? {
+        return Ok(look);
+    }
     let stored = place
         .modules
         .iter()
@@ -236,6 +257,37 @@ fn look(place: &Place, root: Option<&RootView>, path: &Path) -> Result<Look, Sta
         Some(module) => Module::Stored(module.digest.clone()),
         None => Module::File(file),
     })
+}
+
+/// What a file is that is there but for the masked paths, if one of them hides it: by its
+/// own name, or `resolved` in the image by that of what they both lead to.
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every caller answers with"
+)]
+fn masked(
+    place: &Place,
+    root: Option<&RootView>,
+    path: &Path,
+    resolved: Option<&Path>,
+) -> Result<Option<Look>, Status> {
+    for name in &place.masked {
+        let mut hidden = vec![(path, normal(Path::new(name)))];
+        if let (Some(root), Some(resolved)) = (root, resolved)
+            && let Some(found) = root.resolve(name).map_err(|e| error::sandbox(&e))?
+        {
+            hidden.push((resolved, found.path));
+        }
+        for (path, hidden) in hidden {
+            if path == hidden {
+                return Ok(Some(Look::Masked));
+            }
+            if path.starts_with(&hidden) {
+                return Ok(Some(Look::Absent));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The mount that a path lies in, the deepest and of those the last, and the rest of the path.
@@ -489,6 +541,7 @@ mod tests {
                 mount("/vol/one", volume.join("job")),
                 mount("/later", directory.path().join("missing")),
             ],
+            masked: Vec::new(),
             path: "/bin".into(),
             cwd: "/".into(),
             lowers: vec![layer],
@@ -549,6 +602,45 @@ mod tests {
         ] {
             assert!(show(word).contains(part), "{word}: {}", show(word));
         }
+        drop(world.directory);
+    }
+
+    #[test]
+    fn what_is_masked_does_not_run() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: a view of layers needs CAP_SYS_ADMIN");
+            return;
+        }
+        let mut world = world(Kind::Wasm);
+        world.place.masked = [
+            "/opt/other.wasm",
+            "/vol/one",
+            "/proc/kcore",
+            "bin/../bin/tool",
+        ]
+        .map(str::to_owned)
+        .into();
+        let denied = |place: &Place, word: &str| match find(place, word, false) {
+            Err(Unfit::Denied(text)) => text.contains("masked"),
+            _ => false,
+        };
+        // By its name, by a link, on a volume.
+        for word in ["/opt/other.wasm", "link", "/vol/one", "tool"] {
+            assert!(denied(&world.place, word), "{word}");
+        }
+        for word in ["app", "/vol/job"] {
+            assert!(find(&world.place, word, false).is_ok(), "{word}");
+        }
+        // In a masked directory nothing is there, and the toolbox answers for it.
+        world.place.masked = vec!["/bin".into(), "/vol".into()];
+        for word in ["app", "link", "/vol/job"] {
+            let found = find(&world.place, word, false);
+            assert!(matches!(found, Err(Unfit::NotFound(_))), "{word} {found:?}");
+        }
+        assert!(matches!(
+            find(&world.place, "tool", false),
+            Ok(Program::Wasm(Module::Toolbox, None))
+        ));
         drop(world.directory);
     }
 

@@ -360,6 +360,7 @@ pub(crate) async fn program(
         modules,
         kind: Kind::Wasm,
         mounts: spec.mounts.clone(),
+        masked: spec.masked_paths.clone(),
         path: argv::lookup(env, "PATH")
             .unwrap_or(argv::DEFAULT_PATH)
             .to_owned(),

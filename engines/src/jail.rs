@@ -31,7 +31,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use crate::apparmor::Profile;
 use crate::descriptors::Descriptors;
 use crate::spec::{Role, Spec};
-use crate::{privileges, root, seccomp, sys};
+use crate::{masks, privileges, root, seccomp, sys};
 
 /// What went wrong, as a sentence for the daemon's reply.
 pub type Refusal = String;
@@ -93,6 +93,9 @@ fn build_root(spec: &Spec, descriptors: &mut Descriptors) -> Result<(), Refusal>
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .map_err(step("make all mounts private"))?;
+    let (masked, read_only) = paths(spec);
+    // What lies over masked paths is in the template, which the new root covers.
+    let covers = masks::Covers::open();
     let rootfs = descriptors
         .rootfs
         .take()
@@ -101,6 +104,11 @@ fn build_root(spec: &Spec, descriptors: &mut Descriptors) -> Result<(), Refusal>
     for (n, mount) in std::mem::take(&mut descriptors.mounts) {
         attach_volume(spec, rootfs.as_fd(), n, &mount)?;
     }
+    // As runc does: what is masked below a read-only path stays masked.
+    masks::make_read_only(rootfs.as_fd(), read_only).map_err(step("make paths read-only"))?;
+    let done = covers.mask(rootfs.as_fd(), masked);
+    done.map_err(step("mask paths"))?;
+    drop(covers);
     root::pivot(rootfs.as_fd()).map_err(step("change to the new root"))?;
     // Only now, because mount points that the image lacks were made in it.
     if is_read_only(spec) {
@@ -113,6 +121,14 @@ fn build_root(spec: &Spec, descriptors: &mut Descriptors) -> Result<(), Refusal>
 fn is_read_only(spec: &Spec) -> bool {
     let root = spec.oci.root().as_ref();
     root.and_then(|root| root.readonly()).unwrap_or(false)
+}
+
+/// Masked and read-only paths.
+fn paths(spec: &Spec) -> (&[String], &[String]) {
+    let linux = spec.oci.linux().as_ref();
+    let masked = linux.and_then(|linux| linux.masked_paths().as_deref());
+    let read_only = linux.and_then(|linux| linux.readonly_paths().as_deref());
+    (masked.unwrap_or_default(), read_only.unwrap_or_default())
 }
 
 fn attach_volume(

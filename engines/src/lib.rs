@@ -33,6 +33,7 @@ pub mod guest;
 pub mod in_root;
 pub mod jail;
 pub mod log;
+pub mod masks;
 pub mod message;
 mod privileges;
 pub mod protocol;

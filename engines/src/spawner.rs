@@ -99,6 +99,9 @@ pub enum Refusal {
     NotFound,
     /// It is there and cannot be run here.
     NotExecutable,
+    /// It is masked in this container. (A shim that does not know this word takes it for
+    /// `Failed`.)
+    Denied,
     /// [`MAX_COMMANDS`] or [`MAX_DEPTH`] is reached.
     TooMany,
     /// There is no such command, or it has ended.

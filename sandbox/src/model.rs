@@ -169,9 +169,9 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// readOnlyRootFilesystem
     pub readonly_rootfs: bool,
-    /// Paths hidden from a Linux container.
+    /// Paths hidden from the container.
     pub masked_paths: Vec<String>,
-    /// Paths read-only in a Linux container.
+    /// Paths read-only in the container.
     pub readonly_paths: Vec<String>,
     /// Process id namespace.
     pub pid: PidMode,

@@ -29,7 +29,7 @@ for source in "$here"/components/*.c; do
         continue
     fi
     case $name in
-        net) world=command ;;
+        net | httpd) world=command ;;
         *) world=proxy ;;
     esac
     ${WASI_CC:-clang} --target=wasm32-wasi --sysroot=/usr -nostdlib -O2 -Wall -Wextra -Werror \

@@ -97,6 +97,7 @@ pub(super) async fn start(
     let (mut section, code) = found.map_err(|unfit| match unfit {
         Unfit::NotFound(_) => Refusal::NotFound,
         Unfit::NotExecutable(_) => Refusal::NotExecutable,
+        Unfit::Denied(_) => Refusal::Denied,
         Unfit::Node(status) => failed("look up a command", status.message().to_owned()),
     })?;
     section.broken_pipe_ends = true;

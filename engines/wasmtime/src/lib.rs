@@ -6,6 +6,7 @@
 //!   engine     compiled code -> linked program (module or component)
 //!   module     WASI preview 1 command
 //!   overlay    what we answer ourselves of preview 1: output, exit codes, sockets
+//!   read_only  the error for a read-only file system
 //!   sockets    preopened TCP listeners of a preview 1 guest
 //!   worlds     which world a component is of
 //!   host       what components import
@@ -43,6 +44,7 @@ mod net;
 mod outbound;
 mod overlay;
 mod proxy;
+mod read_only;
 mod resolver;
 mod roots;
 pub mod settings;

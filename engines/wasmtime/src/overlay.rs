@@ -10,6 +10,8 @@
 //!   each listener, and the listener hides that entry. `fd_prestat_get` answers for
 //!   a listener with a tag that is no directory: C and Go libraries step over it,
 //!   where an error would end their search before the directory.
+//! - Calls that change what a path names fail with the error for a read-only file system where
+//!   that is the reason (see [`crate::read_only`]).
 
 use criw_engines::stdio::Output;
 use wasmtime::{AsContextMut, Caller, Extern, Linker, Result, bail};
@@ -20,6 +22,7 @@ use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 use wiggle::GuestMemory;
 
 use crate::limits::MemoryLimit;
+use crate::read_only;
 use crate::sockets::{Errno, Sockets};
 use crate::toolbox::Toolbox;
 
@@ -68,6 +71,17 @@ impl State {
     fn output(&self, fd: i32) -> Option<&Output> {
         let index = usize::try_from(fd).ok()?.checked_sub(1)?;
         self.outputs.get(index)?.as_ref()
+    }
+
+    /// The error that a call on a path gets, given what wasmtime-wasi made of it. Only below
+    /// `/` as it was preopened, which is where the libraries of C, Rust and Go name files from:
+    /// where another directory of the guest lies nobody tells.
+    fn truth(&self, told: i32, memory: &[u8], [fd, path, length]: [i32; 3]) -> i32 {
+        let root = self.sockets.root();
+        match slice(memory, path as u32, length as u32) {
+            Ok(path) if fd == root => read_only::errno(told, path),
+            _ => told,
+        }
     }
 
     /// Descriptor 1 or 2 becomes something else.
@@ -134,6 +148,39 @@ macro_rules! over {
     (@wait $result:ident) => { $result };
 }
 
+/// Defines one call that changes what a path names: wasmtime-wasi's, with its error looked at.
+macro_rules! told {
+    ($linker:ident, $name:ident($($arg:ident: $kind:ty),+), $directory:ident/$path:ident:$length:ident) => {
+        $linker.func_wrap_async(
+            MODULE,
+            stringify!($name),
+            |mut caller: Caller<'_, State>, ($($arg,)+): ($($kind,)+)| {
+                Box::new(async move {
+                    let export = caller.get_export("memory");
+                    let fuel = caller.as_context_mut().hostcall_fuel();
+                    match &export {
+                        Some(Extern::Memory(memory)) => {
+                            let (bytes, state) = memory.data_and_store_mut(&mut caller);
+                            state.wasi.set_hostcall_fuel(fuel);
+                            let mut memory = GuestMemory::Unshared(&mut *bytes);
+                            let result = preview1::$name(&mut state.wasi, &mut memory, $($arg),+);
+                            let told = result.await?;
+                            Ok(state.truth(told, bytes, [$directory, $path, $length]))
+                        }
+                        Some(Extern::SharedMemory(memory)) => {
+                            let state = caller.data_mut();
+                            state.wasi.set_hostcall_fuel(fuel);
+                            let mut memory = GuestMemory::Shared(memory.data());
+                            preview1::$name(&mut state.wasi, &mut memory, $($arg),+).await
+                        }
+                        _ => bail!("the module exports no memory named \"memory\""),
+                    }
+                })
+            },
+        )?;
+    };
+}
+
 /// Adds the whole of preview 1.
 pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     add_to_linker_async(linker, |state: &mut State| &mut state.wasi)?;
@@ -167,6 +214,41 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     );
     over!(linker, sock_shutdown, sock_shutdown(fd, how));
     over!(linker, poll_oneoff, poll_oneoff(subscriptions, events, count, ready) wait);
+    told!(
+        linker,
+        path_open(
+            fd: i32, lookup: i32, path: i32, length: i32, flags: i32,
+            rights: i64, inherited: i64, fd_flags: i32, opened: i32
+        ),
+        fd/path:length
+    );
+    told!(linker, path_create_directory(fd: i32, path: i32, length: i32), fd/path:length);
+    told!(linker, path_remove_directory(fd: i32, path: i32, length: i32), fd/path:length);
+    told!(linker, path_unlink_file(fd: i32, path: i32, length: i32), fd/path:length);
+    told!(
+        linker,
+        path_symlink(target: i32, target_length: i32, fd: i32, path: i32, length: i32),
+        fd/path:length
+    );
+    told!(
+        linker,
+        path_link(
+            from: i32, lookup: i32, old: i32, old_length: i32, fd: i32, path: i32, length: i32
+        ),
+        fd/path:length
+    );
+    told!(
+        linker,
+        path_rename(from: i32, old: i32, old_length: i32, fd: i32, path: i32, length: i32),
+        fd/path:length
+    );
+    told!(
+        linker,
+        path_filestat_set_times(
+            fd: i32, lookup: i32, path: i32, length: i32, accessed: i64, modified: i64, flags: i32
+        ),
+        fd/path:length
+    );
     linker.allow_shadowing(false);
     Ok(())
 }

@@ -21,6 +21,7 @@ use crate::overlay::{slice, store, vectors};
 pub(crate) struct Errno(pub(crate) u16);
 
 impl Errno {
+    pub(crate) const ACCES: Self = Self(2);
     pub(crate) const AGAIN: Self = Self(6);
     pub(crate) const BADF: Self = Self(8);
     pub(crate) const CHILD: Self = Self(12);
@@ -33,6 +34,7 @@ impl Errno {
     pub(crate) const NOEXEC: Self = Self(45);
     pub(crate) const NOTDIR: Self = Self(54);
     pub(crate) const NOTSUP: Self = Self(58);
+    pub(crate) const ROFS: Self = Self(69);
     pub(crate) const TIMEDOUT: Self = Self(73);
 }
 
@@ -41,7 +43,7 @@ impl From<rustix::io::Errno> for Errno {
         use rustix::io::Errno as Linux;
         match error {
             Linux::AGAIN => Self::AGAIN,
-            Linux::ACCESS => Self(2),
+            Linux::ACCESS => Self::ACCES,
             Linux::ADDRINUSE => Self(3),
             Linux::ADDRNOTAVAIL => Self(4),
             Linux::BADF => Self::BADF,
@@ -56,7 +58,7 @@ impl From<rustix::io::Errno> for Errno {
             Linux::NOTDIR => Self::NOTDIR,
             Linux::NXIO => Self(60),
             Linux::PERM => Self(63),
-            Linux::ROFS => Self(69),
+            Linux::ROFS => Self::ROFS,
             Linux::CONNABORTED => Self(13),
             Linux::CONNREFUSED => Self(14),
             Linux::CONNRESET => Self(15),
@@ -111,6 +113,12 @@ impl Sockets {
             listeners,
             streams: BTreeMap::new(),
         })
+    }
+
+    /// Number of the directory `/`, which follows the listeners.
+    pub(crate) fn root(&self) -> i32 {
+        let after = self.listeners.len() as u32;
+        (FIRST_LISTENER + after) as i32
     }
 
     pub(crate) fn listeners(&self) -> usize {

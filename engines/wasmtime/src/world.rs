@@ -6,6 +6,8 @@
 //! would hide the first. It is told by `PWD` (which Go's runtime reads) and, to
 //! components, by `initial-cwd`; wasi-libc starts in `/`.
 
+use std::collections::BTreeSet;
+
 use crate::input::Input;
 use bytes::Bytes;
 use criw_engines::stdio::{Output, Stdio};
@@ -118,12 +120,13 @@ impl World {
     }
 }
 
+/// The groups in order: the kernel sorts those of a process, and tools show them as it does.
 fn ids(user: &User) -> String {
     let groups = user.additional_gids().iter().flatten();
-    let others = groups.filter(|group| **group != user.gid());
+    let others: BTreeSet<u32> = groups.copied().filter(|id| *id != user.gid()).collect();
     [user.uid(), user.gid()]
         .iter()
-        .chain(others)
+        .chain(&others)
         .map(u32::to_string)
         .collect::<Vec<_>>()
         .join(" ")
@@ -245,12 +248,12 @@ mod tests {
 
     #[test]
     fn the_spec_becomes_a_world() {
-        let json = r#"{"user":{"uid":7,"gid":8,"additionalGids":[8,9]},"args":["/a","b"],"cwd":"/data",
+        let json = r#"{"user":{"uid":7,"gid":8,"additionalGids":[90,8,9]},"args":["/a","b"],"cwd":"/data",
             "env":["A=1","B=x=y","C","D="]}"#;
         let process: Process = serde_json::from_str(json).unwrap();
         let world = World::new(Some(&process));
         assert_eq!(world.args, ["/a", "b"]);
-        assert_eq!(world.ids(), "7 8 9");
+        assert_eq!(world.ids(), "7 8 90");
         let env: Vec<_> = world
             .env
             .iter()

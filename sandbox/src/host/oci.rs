@@ -166,7 +166,11 @@ pub fn wasm(
         "process": process(container, apparmor),
         "root": {"path": "rootfs", "readonly": container.readonly_rootfs},
         "mounts": mounts,
-        "linux": {"resources": resources(&container.resources, false)},
+        "linux": {
+            "resources": resources(&container.resources, false),
+            "maskedPaths": container.masked_paths,
+            "readonlyPaths": container.readonly_paths,
+        },
     }))
 }
 

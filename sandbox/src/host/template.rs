@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use criw_engines::masks;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
@@ -13,16 +14,20 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use super::{Context, on_fresh_thread, sys};
 use crate::error::Result;
 
-/// The one directory of a template: something to mount a root on.
+/// The one directory of a template: something to mount a root on, and what lies over
+/// masked directories.
 pub const MOUNT_POINT: &str = "/root";
 
 /// A mount namespace for shims to start from: a read-only tmpfs that holds
-/// nothing but [`MOUNT_POINT`]. It lives as long as somebody has it open.
+/// nothing but [`MOUNT_POINT`] and an empty file, which lies over masked ones. It lives as long as somebody has it open.
 pub fn mount_template() -> Result<OwnedFd> {
     on_fresh_thread(|| {
         let root = tmpfs(&[("mode", "0755"), ("size", "4096"), ("nr_inodes", "4")])?;
         rustix::fs::mkdirat(&root, &MOUNT_POINT[1..], Mode::from_raw_mode(0o755))
             .context(|| "create the mount point of a template")?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(&root, &masks::FILE[1..], flags, Mode::from_raw_mode(0o444))
+            .context(|| "create the empty file of a template")?;
         set_readonly(root.as_fd(), false)?;
         enter_new_namespace(root.as_fd())
     })
@@ -121,16 +126,18 @@ mod tests {
     use std::io;
 
     #[test]
-    fn a_template_has_one_directory_and_takes_no_file() {
+    fn a_template_has_one_directory_and_an_empty_file_and_takes_no_other() {
         let template = mount_template().unwrap();
         let proc = open_proc().unwrap();
         on_fresh_thread(|| {
             enter(template.as_fd())?;
-            let names: Vec<_> = std::fs::read_dir("/")
+            let mut names: Vec<_> = std::fs::read_dir("/")
                 .unwrap()
                 .map(|entry| entry.unwrap().file_name())
                 .collect();
-            assert_eq!(names, ["root"]);
+            names.sort();
+            assert_eq!(names, ["empty", "root"]);
+            assert_eq!(std::fs::read(masks::FILE).unwrap(), b"");
             assert!(std::fs::metadata(MOUNT_POINT).unwrap().is_dir());
             let refused = std::fs::write("/file", "").unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);

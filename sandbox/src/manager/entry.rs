@@ -114,6 +114,9 @@ pub(crate) struct Container {
     pub(crate) cpu_rate: CpuRate,
     /// What runs in it besides its first process: shims of commands, and their argv.
     pub(crate) execs: Mutex<HashMap<i32, Vec<String>>>,
+    /// What the last command said that a guest of it started and that ended for want of
+    /// memory. A daemon's end is the end of these commands, so no record needs it.
+    pub(crate) command_out_of_memory: Mutex<Option<String>>,
 }
 
 impl Container {
@@ -129,6 +132,7 @@ impl Container {
             layer: OnceLock::new(),
             cpu_rate: CpuRate::default(),
             execs: Mutex::default(),
+            command_out_of_memory: Mutex::default(),
         })
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criw_engines::client::{CallError, Child, Join, Launch, Namespaces, ShimSocket, launch};
-use criw_engines::protocol::{ExitRecord, FdRole, Reply, Request, VERSION};
+use criw_engines::protocol::{ExitReason, ExitRecord, FdRole, Reply, Request, VERSION};
 use criw_engines::spec::{EngineSection, Role, RuncSection, Section, Spec};
 use rustix::thread::ThreadNameSpaceType;
 
@@ -46,7 +46,8 @@ pub struct ExecSpec {
     pub streams: Streams,
     /// On a terminal; then there is no stderr of its own.
     pub tty: bool,
-    /// Directory and environment, where they are not the container's.
+    /// Directory and environment of a command that a guest of the container started; others
+    /// have the container's.
     pub place: Option<ExecPlace>,
     /// Descriptors for the shim: streams that are no pipes of ours, a spawner's socket.
     pub handed: Vec<(FdRole, OwnedFd)>,
@@ -127,6 +128,8 @@ struct Body {
     directory: PathBuf,
     exit_record: File,
     wasm: bool,
+    /// A guest of the container asked for it.
+    asked_inside: bool,
 }
 
 impl Exec {
@@ -138,6 +141,12 @@ impl Exec {
         let _ = pidfd.readable().await.map_err(failed)?;
         let record = ExitRecord::read(self.body.exit_record.as_fd())
             .map_err(|e| Error::node("read how an exec ended", e))?;
+        if let Some(record) = &record
+            && self.body.asked_inside
+            && record.reason == ExitReason::OOMKilled
+        {
+            *super::lock(&self.body.container.command_out_of_memory) = Some(record.message.clone());
+        }
         // A shim that was killed wrote none.
         Ok(match record {
             Some(record) => record.code,
@@ -318,6 +327,7 @@ impl Inner {
         };
         let bundle = container.bundle(&self.config.state);
         let shown = exec.args.clone();
+        let asked_inside = exec.place.is_some();
         let spec = self.exec_spec(container, &bundle, &mut exec, engine)?;
         let spec_path = directory.join("spec.json");
         let spec_file = super::containers::write_spec(&spec_path, &spec)?;
@@ -387,6 +397,7 @@ impl Inner {
                 .try_clone()
                 .map_err(|e| Error::node(what("keep the exit record"), e))?,
             wasm,
+            asked_inside,
         };
         let exec = Exec {
             body: Arc::new(body),

@@ -31,6 +31,8 @@ pub(crate) struct Evidence {
     pub(crate) status: Option<WaitStatus>,
     /// The cgroup killed somebody for memory.
     pub(crate) oom_kills: u64,
+    /// A command that a guest had started reached the limit of linear memory: its words.
+    pub(crate) command_out_of_memory: Option<String>,
     /// We sent SIGKILL.
     pub(crate) killed_by_us: bool,
     /// The shim is the container (Wasm), not its keeper (runc).
@@ -47,13 +49,15 @@ pub(crate) fn judge(evidence: &Evidence, now: i64) -> Exit {
     };
     let killed = 128 + libc::SIGKILL;
     if let Some(record) = &evidence.record {
-        let out_of_memory = record.code == killed
-            && evidence.oom_kills > 0
-            && record.reason != ExitReason::OOMKilled;
-        let (reason, message) = if out_of_memory {
-            (ExitReason::OOMKilled, OOM_TEXT.to_owned())
-        } else {
-            (record.reason, record.message.clone())
+        // A shell passes on how its last command ended.
+        let out_of_memory = match record.code {
+            code if code != killed || record.reason == ExitReason::OOMKilled => None,
+            _ if evidence.oom_kills > 0 => Some(OOM_TEXT.to_owned()),
+            _ => evidence.command_out_of_memory.clone(),
+        };
+        let (reason, message) = match out_of_memory {
+            Some(text) => (ExitReason::OOMKilled, text),
+            None => (record.reason, record.message.clone()),
         };
         return Exit {
             code: record.code,
@@ -157,6 +161,7 @@ impl Inner {
                 .leaf(&leaf)
                 .and_then(|leaf| leaf.oom_kills())
                 .unwrap_or_default(),
+            command_out_of_memory: super::lock(&container.command_out_of_memory).clone(),
             killed_by_us,
             shim_is_container: container.is_wasm(),
         }
@@ -303,6 +308,37 @@ mod tests {
                 },
                 137,
                 "OOMKilled",
+            ),
+            (
+                "a shell passed on that its command wanted too much",
+                Evidence {
+                    record: said(137, ExitReason::Error),
+                    command_out_of_memory: Some("out of memory".to_owned()),
+                    ..wasm.clone()
+                },
+                137,
+                "OOMKilled",
+            ),
+            (
+                "a command wanted too much long ago",
+                Evidence {
+                    record: said(1, ExitReason::Error),
+                    command_out_of_memory: Some("out of memory".to_owned()),
+                    ..wasm.clone()
+                },
+                1,
+                "Error",
+            ),
+            (
+                "a command wanted too much long ago, then we killed the shell",
+                Evidence {
+                    status: signaled,
+                    killed_by_us: true,
+                    command_out_of_memory: Some("out of memory".to_owned()),
+                    ..wasm.clone()
+                },
+                137,
+                "Error",
             ),
             (
                 "a child was killed for memory, the main process went on",

@@ -54,6 +54,14 @@ IMPORT("wasi:sockets/instance-network@0.2.0", "instance-network") handle network
 IMPORT("wasi:sockets/ip-name-lookup@0.2.0", "resolve-addresses") void lookup_start(handle, const char *, uint32_t, void *);
 IMPORT("wasi:sockets/ip-name-lookup@0.2.0", "[method]resolve-address-stream.subscribe") handle lookup_subscribe(handle);
 IMPORT("wasi:sockets/ip-name-lookup@0.2.0", "[method]resolve-address-stream.resolve-next-address") void lookup_next(handle, void *);
+IMPORT("wasi:sockets/tcp-create-socket@0.2.0", "create-tcp-socket") void tcp_create(int32_t, void *);
+IMPORT("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.start-bind") void tcp_bind(handle, handle, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, void *);
+IMPORT("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.finish-bind") void tcp_bound(handle, void *);
+IMPORT("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.start-listen") void tcp_listen(handle, void *);
+IMPORT("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.finish-listen") void tcp_listening(handle, void *);
+IMPORT("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.accept") void tcp_accept(handle, void *);
+IMPORT("wasi:sockets/tcp@0.2.0", "[method]tcp-socket.subscribe") handle tcp_subscribe(handle);
+IMPORT("wasi:sockets/tcp@0.2.0", "[resource-drop]tcp-socket") void tcp_drop(handle);
 IMPORT("wasi:sockets/udp-create-socket@0.2.0", "create-udp-socket") void udp_create(int32_t, void *);
 IMPORT("wasi:sockets/udp@0.2.0", "[method]udp-socket.start-bind") void udp_bind(handle, handle, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, void *);
 IMPORT("wasi:sockets/udp@0.2.0", "[method]udp-socket.finish-bind") void udp_bound(handle, void *);
@@ -63,7 +71,8 @@ IMPORT("wasi:sockets/udp@0.2.0", "[method]outgoing-datagram-stream.send") void u
 IMPORT("wasi:sockets/udp@0.2.0", "[method]incoming-datagram-stream.subscribe") handle udp_subscribe(handle);
 IMPORT("wasi:sockets/udp@0.2.0", "[method]incoming-datagram-stream.receive") void udp_receive(handle, uint64_t, void *);
 
-/* Memory for what the host hands over; an instance lives for one request, or is done soon. */
+/* Memory for what the host hands over; an instance lives for one request, or is done soon,
+ * or puts `heap` back itself. */
 extern uint8_t __heap_base;
 static uintptr_t heap;
 EXPORT("cabi_realloc") void *cabi_realloc(void *old, uint32_t old_size, uint32_t align, uint32_t size) {

@@ -20,6 +20,7 @@ mod import;
 mod leaks;
 mod life;
 mod logs;
+mod masks;
 mod metrics;
 mod network;
 mod prometheus;

@@ -71,6 +71,24 @@ fn a_wasm_server_is_reached_on_a_network_of_real_plugins() {
 }
 
 #[test]
+fn a_component_that_listens_by_itself_is_reached_on_a_low_port() {
+    let machine = Machine::new().unwrap();
+    let image = images::wasm("httpd.component").unwrap();
+    let image = machine.provide("httpd:1", &image).unwrap();
+    let pod = machine.pod("web").unwrap();
+    let ip = machine.pod_ip(&pod.id).unwrap();
+    let mut config = plan::container("httpd", &image);
+    config.args = vec!["80".into()];
+    let id = machine.run(&pod, config).unwrap();
+    machine.logged(&id, "httpd: listening on port 80").unwrap();
+    for _ in 0..3 {
+        assert_eq!(get(&machine, (ip, 80).into()), "hello\n");
+    }
+    machine.stop(&id, 20).unwrap();
+    assert_eq!(machine.status(&id).unwrap().exit_code, 143);
+}
+
+#[test]
 fn wasm_and_linux_meet_on_localhost() {
     let machine = Machine::new().unwrap();
     let wasm = Engine::Wasm.provide(&machine);

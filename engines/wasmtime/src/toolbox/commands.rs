@@ -51,6 +51,7 @@ pub(super) fn spawn(
         .map_err(|refusal| match refusal {
             Refusal::NotFound => Errno::NOENT,
             Refusal::NotExecutable => Errno::NOEXEC,
+            Refusal::Denied => Errno::ACCES,
             Refusal::TooMany => Errno::AGAIN,
             Refusal::NoSuchCommand => Errno::CHILD,
             Refusal::Invalid => Errno::INVAL,

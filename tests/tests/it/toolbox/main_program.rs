@@ -52,6 +52,39 @@ fn an_image_without_a_module_runs_scripts() {
 }
 
 #[test]
+fn a_command_without_memory_ends_its_shell_as_out_of_memory() {
+    let machine = Machine::new().unwrap();
+    let image = machine.provide("data:1", &data()).unwrap();
+    let pod = machine.pod("memory").unwrap();
+    for (name, script, code, reason) in [
+        (
+            "passed-on",
+            "dd if=/dev/zero of=/dev/null bs=20M",
+            137,
+            "OOMKilled",
+        ),
+        (
+            "lived-on",
+            "dd if=/dev/zero of=/dev/null bs=20M; exit 3",
+            3,
+            "Error",
+        ),
+        (
+            "enough",
+            "dd if=/dev/zero of=/dev/null bs=1M count=2 status=none",
+            0,
+            "Completed",
+        ),
+    ] {
+        let mut config = shell(name, &image, script);
+        config.linux = plan::memory(15 << 20);
+        let (status, log) = machine.outcome(&pod, config).unwrap();
+        let ended = (status.exit_code, status.reason.as_str());
+        assert_eq!(ended, (code, reason), "{name}: {status:?} {log}");
+    }
+}
+
+#[test]
 fn the_stop_signal_ends_the_shell_and_its_commands() {
     let machine = Machine::new().unwrap();
     let image = machine.provide("data:1", &data()).unwrap();

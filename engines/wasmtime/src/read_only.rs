@@ -1,0 +1,43 @@
+//! What a guest is told when it writes to a read-only file system. wasmtime-wasi has no word for
+//! EROFS and says EIO, "I/O error", which sends people to look for a broken disk.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::StatVfsMountFlags;
+
+use crate::sockets::Errno;
+
+/// The error of a call that would have changed something at `path` below `/`, given what
+/// wasmtime-wasi made of it. The process's root is the guest's, so the path means the same.
+pub(crate) fn errno(told: i32, path: &[u8]) -> i32 {
+    if told != i32::from(Errno::IO.0) || !is_read_only(path) {
+        return told;
+    }
+    Errno::ROFS.0.into()
+}
+
+/// Whether what is there, or the directory that it would be in, is on a read-only mount.
+fn is_read_only(path: &[u8]) -> bool {
+    let path = Path::new("/").join(OsStr::from_bytes(path));
+    [Some(path.as_path()), path.parent()]
+        .into_iter()
+        .flatten()
+        .find_map(|path| rustix::fs::statvfs(path).ok())
+        .is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_io_error_on_a_writable_place_stays_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let inside = |name: &str| directory.path().join(name).into_os_string();
+        for (name, told) in [("new", 29), ("no/such/directory", 29), ("", 29), ("new", 2)] {
+            assert_eq!(errno(told, inside(name).as_bytes()), told, "{name}");
+        }
+    }
+}
