@@ -143,6 +143,9 @@ test-vm: deb guests crictl ## a node with systemd and cgroup v2, in QEMU: the pa
 test-vm-apparmor: deb guests crictl critest-bin ## AppArmor on such a node: profiles, denials, critest's nine specs
 	CRIW_VM_LIMIT=$${CRIW_VM_LIMIT:-540} tests/vm/run.sh apparmor
 
+# Runs the specs with images of Wasm.
+CRITEST_WASM := --handler wasm --images wasm
+
 # Limits are in seconds and generous: they end a hang, they do not measure.
 .PHONY: test
 test: ## build all, run every test, print the sum
@@ -167,6 +170,7 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step go-test 900 go test -C critest -count=1 -v ./descriptor
 	@$(STEP) step critest-bin 900 $(MAKE) --no-print-directory critest-bin
 	@$(STEP) step critest 420 $(TOOLS)/criw-critest
+	@$(STEP) step critest-wasm 300 $(TOOLS)/criw-critest $(CRITEST_WASM)
 	@$(STEP) step websockets 120 $(TOOLS)/criw-critest --websocket --focus Streaming
 	@$(STEP) end
 
@@ -204,6 +208,10 @@ demo: deps build ## a tour: Wasm and Linux containers in pods, by crictl
 .PHONY: critest
 critest: deps build critest-bin ## the conformance suite of cri-tools, compared with critest/expected
 	$(TOOLS)/criw-critest
+
+.PHONY: critest-wasm
+critest-wasm: deps build critest-bin ## the same on Wasm containers, compared with critest/expected/wasm
+	$(TOOLS)/criw-critest $(CRITEST_WASM)
 
 .PHONY: bench
 bench: deps build ## figures of the main steps, p50 and p99

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use criw_proto::v1::{ListImagesRequest, RemoveImageRequest};
 
 use super::expected::{Expected, Verdict};
-use super::images;
+use super::images::{self, Family};
 use super::report::{self, Outcome, Spec};
 use crate::binaries;
 use crate::client::image_spec;
@@ -19,8 +19,8 @@ use crate::daemon::Daemon;
 use crate::leak::Snapshot;
 use crate::machine::Machine;
 use crate::registry::Registry;
-use crate::wait;
 use crate::world::World;
+use crate::{plan, wait};
 
 /// critest ends itself after this, with a report.
 const LIMIT: Duration = Duration::from_secs(330);
@@ -33,28 +33,35 @@ const GRACE: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Runtime handler that every pod asks for; empty is the default one.
     pub handler: String,
+    /// What the images are made of.
+    pub images: Family,
     /// Network of the pods.
     pub network: Network,
     /// Streams go over WebSockets in place of SPDY.
     pub websocket: bool,
     /// Regular expression of specs to run; all without it.
     pub focus: Option<String>,
+    /// Number that the order of the specs comes from; another one each time without it.
+    pub seed: Option<u32>,
 }
 
 /// Runs critest and says what happened; true if all was as expected.
 pub fn run(options: &Options) -> Result<bool> {
-    let expected = Expected::read(&expectations())?;
+    let expected = Expected::read(&expectations(options.images))?;
     let kept = kept(options)?;
     let begin = Instant::now();
     let machine = machine(options.network)?;
-    let pushed = push(&machine)?;
+    let pushed = push(&machine, options.images)?;
     println!(
         "{pushed} images pushed, {:.1} s",
         begin.elapsed().as_secs_f64()
     );
 
+    if options.images == Family::Wasm {
+        warm(&machine)?;
+    }
     let before = machine.baseline()?;
-    let result = critest(&machine, options, &kept);
+    let result = critest(&machine, options, expected.skip(), &kept);
     let left = cleared(&machine, &before);
     let log = std::fs::copy(machine.world.path("criw.log"), kept.join("criw.log"));
     let specs = result.and_then(|()| report::read(&kept.join("report.json")))?;
@@ -65,7 +72,7 @@ pub fn run(options: &Options) -> Result<bool> {
     verdict
         .surprises
         .extend(left.err().map(|error| format!("{error:#}")));
-    print(&specs, &expected, &verdict);
+    print(&specs, &expected, &verdict, options.focus.is_none());
     println!("reports and logs: {}", kept.display());
     println!("critest: {:.1} s in all", begin.elapsed().as_secs_f64());
     // A list that is not kept up counts like a failure.
@@ -73,22 +80,29 @@ pub fn run(options: &Options) -> Result<bool> {
         "{} passed, {} failed, {} skipped",
         verdict.passed,
         verdict.surprises.len(),
-        verdict.skipped + verdict.failing
+        verdict.skipped + verdict.failing + verdict.left_out
     );
     Ok(verdict.surprises.is_empty())
 }
 
-/// `critest/expected` of the repository.
-fn expectations() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../critest/expected")
+/// `critest/expected` of the repository, or what stands below it for Wasm.
+fn expectations(images: Family) -> PathBuf {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("../critest/expected");
+    match images {
+        Family::Linux => all,
+        Family::Wasm => all.join(images.name()),
+    }
 }
 
 /// Where reports and logs stay.
 fn kept(options: &Options) -> Result<PathBuf> {
-    let name = match options.websocket {
-        true => "critest/report-websocket",
-        false => "critest/report",
-    };
+    let mut name = "critest/report".to_owned();
+    if options.images != Family::Linux {
+        name = format!("{name}-{}", options.images.name());
+    }
+    if options.websocket {
+        name.push_str("-websocket");
+    }
     let dir = binaries::build_dir().join(name);
     // Nothing of an earlier run may be taken for this one's.
     match std::fs::remove_dir_all(&dir) {
@@ -121,8 +135,8 @@ fn machine(network: Network) -> Result<Machine> {
     })
 }
 
-fn push(machine: &Machine) -> Result<usize> {
-    let images = images::all()?;
+fn push(machine: &Machine, family: Family) -> Result<usize> {
+    let images = images::all(family)?;
     for images::Named { name, image } in &images {
         machine
             .registry
@@ -132,8 +146,24 @@ fn push(machine: &Machine) -> Result<usize> {
     Ok(images.len())
 }
 
+/// Has the toolbox compiled, which is kept: it is no leak of a spec.
+fn warm(machine: &Machine) -> Result<()> {
+    let image = machine.registry.reference(images::BUSYBOX);
+    let id = machine.pull(&image).context("pull for the toolbox")?;
+    let pod = machine.pod("toolbox")?;
+    let (status, log) = machine.outcome(&pod, plan::command("true", &image, &["true"]))?;
+    ensure!(
+        status.exit_code == 0,
+        "the toolbox does not run: {status:?} {log}"
+    );
+    machine.remove_pod(&pod.id)?;
+    let image = Some(image_spec(&id));
+    machine.client.remove_image(RemoveImageRequest { image })?;
+    Ok(())
+}
+
 /// Runs it to its end. That specs failed is not an error here: the report says which.
-fn critest(machine: &Machine, options: &Options, kept: &Path) -> Result<()> {
+fn critest(machine: &Machine, options: &Options, skip: Option<String>, kept: &Path) -> Result<()> {
     let endpoint = format!("unix://{}", machine.world.path("s").display());
     let log = File::create(kept.join("critest.log")).context("create critest's log")?;
     let mut command = machine.world.command(binaries::critest()?);
@@ -171,6 +201,12 @@ fn critest(machine: &Machine, options: &Options, kept: &Path) -> Result<()> {
     if let Some(focus) = &options.focus {
         command.arg(format!("-ginkgo.focus={focus}"));
     }
+    if let Some(skip) = skip {
+        command.arg(format!("-ginkgo.skip={skip}"));
+    }
+    if let Some(seed) = options.seed {
+        command.arg(format!("-ginkgo.seed={seed}"));
+    }
     let mut process = command.spawn().context("start critest")?;
     let ended = wait::until("critest to end", LIMIT + GRACE, || {
         process.try_wait().ok()?
@@ -200,9 +236,10 @@ fn cleared(machine: &Machine, before: &Snapshot) -> Result<()> {
 }
 
 /// Counts by group, what took longest, what is not expected to pass, what surprised.
-fn print(specs: &[Spec], expected: &Expected, verdict: &Verdict) {
+fn print(specs: &[Spec], expected: &Expected, verdict: &Verdict, whole: bool) {
+    let chosen = |spec: &&Spec| whole || spec.outcome != Outcome::LeftOut;
     let mut groups: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for spec in specs {
+    for spec in specs.iter().filter(chosen) {
         let group = groups.entry(group(&spec.name)).or_default();
         group.0 += usize::from(spec.outcome == Outcome::Passed);
         group.1 += 1;
@@ -212,6 +249,7 @@ fn print(specs: &[Spec], expected: &Expected, verdict: &Verdict) {
     }
     let conformance = specs
         .iter()
+        .filter(chosen)
         .filter(|spec| spec.name.contains("[Conformance]"));
     let (passed, all) = conformance.fold((0, 0), |(passed, all), spec| {
         (
