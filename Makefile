@@ -141,7 +141,7 @@ test-vm: deb guests crictl ## a node with systemd and cgroup v2, in QEMU: the pa
 # Not part of `make test`: it takes as long again.
 .PHONY: test-vm-apparmor
 test-vm-apparmor: deb guests crictl critest-bin ## AppArmor on such a node: profiles, denials, critest's nine specs
-	CRIW_VM_LIMIT=$${CRIW_VM_LIMIT:-540} tests/vm/run.sh apparmor
+	CRIW_VM_LIMIT=$${CRIW_VM_LIMIT:-700} tests/vm/run.sh apparmor
 
 # Runs the specs with images of Wasm.
 CRITEST_WASM := --handler wasm --images wasm
