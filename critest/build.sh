@@ -8,6 +8,8 @@ set -euo pipefail
 
 usage="usage: build.sh CRIW-CRITEST DIRECTORY OUTPUT"
 program=${1:?$usage} dir=${2:?$usage} output=${3:?$usage}
+# They are meant where the caller stands.
+program=$(realpath -m "$program") dir=$(realpath -m "$dir") output=$(realpath -m "$output")
 : "${CRI_TOOLS:?set it to the version of cri-tools, as 1.36.0}"
 module=sigs.k8s.io/cri-tools
 cd "$(dirname "$0")"

@@ -9,10 +9,10 @@
 #   lib/      the shared libraries of that busybox, under their paths
 set -euo pipefail
 
-out=${1:?usage: build.sh DIRECTORY}
+# It is meant where the caller stands.
+out=$(realpath -m "${1:?usage: build.sh DIRECTORY}")
 cd "$(dirname "$0")"
 mkdir -p "$out"
-out=$(cd "$out" && pwd)
 
 fail() {
     echo "critest/images/build.sh: $*" >&2
