@@ -253,7 +253,7 @@ mod tests {
         let process: Process = serde_json::from_str(json).unwrap();
         let world = World::new(Some(&process));
         assert_eq!(world.args, ["/a", "b"]);
-        assert_eq!(world.ids(), "7 8 90");
+        assert_eq!(world.ids(), "7 8 9 90");
         let env: Vec<_> = world
             .env
             .iter()

@@ -24,6 +24,13 @@ fn paths(masked: &[&str], readonly: &[&str]) -> Option<LinuxContainerConfig> {
 fn masked_paths_are_empty_and_read_only_ones_refuse() {
     let machine = Machine::new().unwrap();
     let images = BOTH.map(|engine| engine.provide(&machine));
+    // The toolbox is compiled once and its code stays.
+    let pod = machine.pod("warm").unwrap();
+    let idle = machine
+        .run(&pod, Engine::Wasm.idle("idle", &images[0]))
+        .unwrap();
+    machine.exec(&idle, &["ls", "/"], 120).unwrap();
+    machine.remove_pod(&pod.id).unwrap();
     let before = machine.baseline().unwrap();
     for (engine, image) in BOTH.iter().zip(&images) {
         let volume = machine.world.subdir(engine.handler()).unwrap();

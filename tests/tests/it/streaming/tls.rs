@@ -12,13 +12,14 @@ use super::forward::Forward;
 use super::{TRANSPORTS, idle, noise, piped, request, text};
 use crate::engine::{BOTH, Engine};
 
-/// A self-signed certificate for the loopback address: certificate and key.
+/// A self-signed certificate for the loopback address, and for the name that crictl asks for
+/// there: certificate and key.
 fn certificate(machine: &Machine, name: &str) -> (PathBuf, PathBuf) {
     let certificate = machine.world.path(format!("{name}.crt"));
     let key = machine.world.path(format!("{name}.key"));
     let (certificate_text, key_text) = (certificate.to_string_lossy(), key.to_string_lossy());
     let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
-                 -subj /CN=streams -addext subjectAltName=IP:127.0.0.1";
+                 -subj /CN=streams -addext subjectAltName=IP:127.0.0.1,DNS:localhost";
     let mut args: Vec<&str> = words.split_whitespace().collect();
     args.extend(["-out", &*certificate_text, "-keyout", &*key_text]);
     machine.world.run("openssl", &args).unwrap();
