@@ -14,6 +14,7 @@ use criw_engines::client::{Child, Join, Launch, Namespaces, ShimSocket, launch};
 use criw_engines::protocol::{FdRole, VERSION};
 use criw_engines::spec::{EngineSection, Role, RuncSection, Section, Spec, StdinMode};
 
+use super::tear_down::{KILL_DEADLINE, end_process};
 use super::{Container, Inner, Pod, Sandboxes, blocking, chain, now, shim};
 use crate::container_state::{ContainerEvent, ContainerState, ProcessIdentity};
 use crate::error::{Error, Result};
@@ -74,11 +75,15 @@ impl Inner {
         let inner = self.clone();
         let (building, its_pod) = (container.clone(), pod.clone());
         let mut laps = Laps::start();
-        let built = blocking(move || {
-            let pidfd = inner.build(&building, &its_pod, &record, code, &mut laps)?;
-            Ok((pidfd, laps))
+        let (built, launched) = blocking(move || {
+            let mut launched = None;
+            let built = inner
+                .build(&building, &its_pod, &record, code, &mut laps, &mut launched)
+                .map(|pidfd| (pidfd, laps));
+            Ok((built, launched))
         })
-        .await;
+        .await
+        .unwrap_or_else(|error| (Err(error), None));
         match built {
             Ok((pidfd, laps)) => {
                 self.watch(container.clone(), pidfd);
@@ -87,7 +92,7 @@ impl Inner {
                 Ok(container.id.clone())
             }
             Err(error) => {
-                self.undo(&container).await;
+                self.undo(&container, launched).await;
                 Err(error)
             }
         }
@@ -127,9 +132,19 @@ impl Inner {
         }
     }
 
-    /// The failure path of creating is the tear-down.
-    async fn undo(self: &Arc<Self>, container: &Arc<Container>) {
+    /// The failure path of creating is the tear-down. Nobody watches the shim yet, so its end
+    /// is waited for here: it would stay a zombie as long as this daemon lives.
+    async fn undo(self: &Arc<Self>, container: &Arc<Container>, shim: Option<ProcessIdentity>) {
         let torn_down = self.take_container_down(container).await;
+        if let Some(shim) = shim {
+            let ended = blocking(move || {
+                end_process(shim, KILL_DEADLINE);
+                Ok(())
+            });
+            if let Err(error) = ended.await {
+                tracing::error!(container = %container.id, error = %chain(&error), "wait for the end of a shim");
+            }
+        }
         let root = self.config.root.clone();
         let id = container.id.clone();
         let gone = match torn_down {
@@ -150,6 +165,7 @@ impl Inner {
         record: &ContainerRecord,
         code: Option<File>,
         laps: &mut Laps,
+        launched: &mut Option<ProcessIdentity>,
     ) -> Result<OwnedFd> {
         record::write(&self.config.root, record)?;
         fault::point("create/recorded");
@@ -176,6 +192,7 @@ impl Inner {
             pid: child.pid,
             start_time: child.start_time,
         };
+        *launched = Some(identity);
         if container.is_wasm() {
             oom_score::set(child.pid, container.spec.resources.oom_score_adj)?;
         }

@@ -138,6 +138,24 @@ fn an_image_without_a_program_says_so() {
 }
 
 #[test]
+fn a_refused_create_left_a_zombie() {
+    let machine = Machine::new().unwrap();
+    let image = machine
+        .provide("busybox:1", &images::busybox().unwrap())
+        .unwrap();
+    let pod = machine.pod("refused").unwrap();
+    let before = machine.snapshot().unwrap();
+    let config = plan::command("missing", &image, &["/bin/missing"]);
+    let error = machine.create(&pod, config).unwrap_err();
+    assert!(error.message().contains("/bin/missing"), "{error}");
+    machine.assert_nothing_left(&before).unwrap();
+    // The good twin.
+    let config = plan::command("there", &image, &["true"]);
+    let (status, _) = machine.outcome(&pod, config).unwrap();
+    assert_eq!(status.exit_code, 0);
+}
+
+#[test]
 fn a_hostile_name_service_library_is_never_loaded() {
     let machine = Machine::new().unwrap();
     let volume = machine.world.subdir("volume").unwrap();
