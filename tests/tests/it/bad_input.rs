@@ -144,15 +144,15 @@ fn a_refused_create_left_a_zombie() {
         .provide("busybox:1", &images::busybox().unwrap())
         .unwrap();
     let pod = machine.pod("refused").unwrap();
+    // The good twin; with the first Linux container the pod gets its /dev/shm.
+    let config = plan::command("there", &image, &["true"]);
+    let (status, _) = machine.outcome(&pod, config).unwrap();
+    assert_eq!(status.exit_code, 0);
     let before = machine.snapshot().unwrap();
     let config = plan::command("missing", &image, &["/bin/missing"]);
     let error = machine.create(&pod, config).unwrap_err();
     assert!(error.message().contains("/bin/missing"), "{error}");
     machine.assert_nothing_left(&before).unwrap();
-    // The good twin.
-    let config = plan::command("there", &image, &["true"]);
-    let (status, _) = machine.outcome(&pod, config).unwrap();
-    assert_eq!(status.exit_code, 0);
 }
 
 #[test]
