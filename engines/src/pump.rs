@@ -84,6 +84,8 @@ mod tests {
     use std::io::Write;
     use std::sync::Arc;
 
+    use rustix::event::Timespec;
+
     use super::*;
 
     #[test]
@@ -99,6 +101,13 @@ mod tests {
         // The other end is still open.
         pump.drain(Duration::from_secs(10));
         assert_eq!(copied.lock().unwrap().len(), 50_000);
-        assert!(write.write_all(b"x").is_err());
+        // Nobody reads any more, once what another test forks has become another program.
+        let limit = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        let mut ends = [PollFd::new(&write, PollFlags::empty())];
+        poll(&mut ends, Some(&limit)).unwrap();
+        assert!(ends[0].revents().contains(PollFlags::ERR));
     }
 }
