@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use criw_engines::spec::{HttpSection, WasmSection};
-use criw_image_service::{CompileError, Image, ImageId, Prepared};
+use criw_image_service::{Code, CompileError, Image, ImageId, Main, Prepared, StoreError};
 use criw_proto::v1 as cri;
 use criw_sandbox::host::rootview::RootView;
 use criw_sandbox::model::{ContainerSpec, EngineSpec, ImageNames, Mount, PidMode, Process};
@@ -20,6 +20,7 @@ use crate::daemon::Daemon;
 use crate::entry::{self, Module, Place, Program};
 use crate::error;
 use crate::handlers::Route;
+use crate::libraries::{self, Libraries};
 use crate::{cdi, image_volumes, spawner, variant};
 
 /// Of an image's /etc/passwd and /etc/group.
@@ -82,7 +83,12 @@ async fn build(
     let cdi = cdi_devices(daemon, &config).await?;
     let mut held = vec![(image.id.clone(), kind)];
     held.extend(volumes.iter().map(|one| (one.image.id.clone(), one.kind)));
-    let additions = Additions { mounts, cdi };
+    let libraries = Libraries::of_new(&pod.id, &prepared, &volumes);
+    let additions = Additions {
+        mounts,
+        cdi,
+        libraries,
+    };
     let plan = plan(daemon, &pod, &config, additions, &asked, &route, &prepared).await?;
     let id = daemon
         .sandboxes
@@ -134,10 +140,11 @@ async fn cdi_devices(daemon: &Daemon, config: &cri::ContainerConfig) -> Result<F
     .await
 }
 
-/// What is mounted, and what CDI devices bring.
+/// What is mounted, what CDI devices bring, and what a component may be linked with.
 struct Additions {
     mounts: Vec<Mount>,
     cdi: Found,
+    libraries: Libraries,
 }
 
 struct Plan {
@@ -198,7 +205,11 @@ async fn plan(
     }
     let mut env = argv::env(&defaults, &wanted.env, &config.envs)?;
     let cwd = argv::cwd(&config.working_dir, &wanted.working_dir);
-    let Additions { mounts, cdi } = additions;
+    let Additions {
+        mounts,
+        cdi,
+        libraries,
+    } = additions;
     // Of the devices, over everything else.
     argv::set(&mut env, &cdi.env);
     let pod_users = pod.spec.user_namespace;
@@ -273,7 +284,7 @@ async fn plan(
                 env.push(format!("HOME={home}"));
             }
             let spawner = matches!(module, Module::Toolbox);
-            let (code, start_error) = code(daemon, module).await?;
+            let (code, start_error) = code(daemon, module, &libraries).await?;
             let section = WasmSection {
                 export,
                 spawner,
@@ -404,13 +415,9 @@ impl UserFiles {
 pub async fn code(
     daemon: &Daemon,
     module: Module,
+    libraries: &Libraries,
 ) -> Result<(Option<File>, Option<String>), Status> {
-    let compiled = match module {
-        Module::Stored(digest) => daemon.images.code(&digest).await,
-        Module::File(file) => daemon.images.compile_file(file).await,
-        Module::Toolbox => daemon.toolbox.code(&daemon.images).await,
-    };
-    match compiled {
+    match compiled(daemon, module, libraries).await {
         Ok(code) => Ok((Some(code.file), None)),
         Err(CompileError::Store(error)) => Err(error::store(&error)),
         Err(error) => {
@@ -422,6 +429,31 @@ pub async fn code(
             text.truncate(end);
             Ok((None, Some(text)))
         }
+    }
+}
+
+async fn compiled(
+    daemon: &Daemon,
+    module: Module,
+    libraries: &Libraries,
+) -> Result<Code, CompileError> {
+    match module {
+        Module::Stored(digest) => {
+            let alone = daemon.images.code(&digest).await?;
+            let main = || Ok(Main::Stored(digest.clone()));
+            libraries::link(daemon, alone, libraries, main).await
+        }
+        Module::File(file) => {
+            let failed = |source| StoreError::Io {
+                action: "open",
+                path: "the module".into(),
+                source,
+            };
+            let kept = file.try_clone().map_err(failed)?;
+            let alone = daemon.images.compile_file(file).await?;
+            libraries::link(daemon, alone, libraries, || libraries::again(&kept)).await
+        }
+        Module::Toolbox => daemon.toolbox.code(&daemon.images).await,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::daemon::Daemon;
 use crate::entry::{self, Module, Place, Program, Unfit};
 use crate::error;
 use crate::handlers::Route;
+use crate::libraries::Libraries;
 use crate::spawner::{self, Session};
 use crate::streaming::Granted;
 use crate::streaming::remote::{Streams, Wanted};
@@ -353,6 +354,7 @@ pub(crate) async fn program(
         modules.clone_from(&prepared.modules);
         kept = Some(prepared);
     }
+    let libraries = Libraries::of_container(daemon, container, &modules);
     let env = elsewhere.map_or(&spec.process.env, |place| &place.env);
     let place = Place {
         image: spec.image.image.clone(),
@@ -381,7 +383,7 @@ pub(crate) async fn program(
         )));
     };
     let spawner = matches!(module, Module::Toolbox);
-    let (code, start_error) = code(daemon, module).await?;
+    let (code, start_error) = code(daemon, module, &libraries).await?;
     drop(kept);
     let section = WasmSection {
         export,

@@ -38,6 +38,7 @@ pub mod host;
 pub mod image_rpc;
 pub mod image_volumes;
 pub mod info;
+pub mod libraries;
 pub mod logging;
 pub mod metrics;
 pub mod notify;

@@ -132,7 +132,11 @@ impl Toolbox {
             && (*of, *by) == (module, compiler)
             && let Ok(file) = file.try_clone()
         {
-            return Ok(Code { file, size: *size });
+            return Ok(Code {
+                file,
+                size: *size,
+                unmet: Vec::new(),
+            });
         }
         let file = File::open(&self.path).map_err(|error| gone(&self.path, error))?;
         let code = images.compile_file(file).await?;

@@ -1,8 +1,10 @@
 //! The code cache and the compiler process that fills it.
 //!
 //! The compiler reads the module on stdin, writes code on stdout and one text on
-//! stderr: 0 done, 1 the module is at fault, else its own fault. It gets no
-//! environment and waits in its cgroup before the first byte is handed to it.
+//! stderr: 0 done (the text has the imports that are not met, a line each), 1 the module is
+//! at fault, else its own fault. It gets no environment and waits in its cgroup before the
+//! first byte is handed to it. With `--link` it reads several components and links the first
+//! with those of the others that it needs.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -20,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::digest::Digest;
 use crate::error::{CompileError, StoreError};
-use crate::image::{Code, Config};
+use crate::image::{Code, Config, Library, Main};
 use crate::index::{Change, CodeRecord};
 use crate::store::{Store, io_error};
 use crate::work::Tally;
@@ -31,6 +33,50 @@ const FINGERPRINT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_TEXT: usize = 4096;
 /// Compiling takes a core each.
 const AT_ONCE: usize = 2;
+/// Components that one may be linked with.
+const MAX_LIBRARIES: usize = 64;
+/// What a component begins with; a core module has another layer.
+const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
+
+/// One compilation, and what is noted of it.
+struct Job {
+    /// For error texts.
+    what: String,
+    /// Names the entry beside those of its fingerprint.
+    hex: String,
+    timeout: Duration,
+    volume_since: u64,
+    /// The stored modules that are linked; none for a module alone.
+    parts: Vec<Digest>,
+}
+
+/// A module to be handed over, and what it must turn out to be.
+struct Input {
+    name: String,
+    digest: Digest,
+    file: File,
+}
+
+impl Input {
+    fn stored(store: &Store, name: String, digest: &Digest) -> Result<Self, CompileError> {
+        let path = store
+            .module_path(digest)
+            .ok_or_else(|| CompileError::UnknownModule(digest.to_string()))?;
+        // Layers are written by us only and the path was free of links when it was recorded.
+        let file = File::open(&path).map_err(|error| io_error("open", &path, error))?;
+        Ok(Self {
+            name,
+            digest: digest.clone(),
+            file,
+        })
+    }
+
+    fn is_component(&self) -> bool {
+        use std::os::unix::fs::FileExt as _;
+        let mut head = [0; COMPONENT.len()];
+        self.file.read_exact_at(&mut head, 0).is_ok() && head == COMPONENT
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Compiler {
@@ -113,6 +159,14 @@ impl Compiler {
         Ok(fingerprint)
     }
 
+    fn patience(&self, at_first_use: bool) -> Duration {
+        if at_first_use {
+            AT_FIRST_USE.min(self.timeout)
+        } else {
+            self.timeout
+        }
+    }
+
     /// Code of a stored module, compiled now if it is not there.
     pub(crate) async fn stored(
         &self,
@@ -121,20 +175,15 @@ impl Compiler {
         at_first_use: bool,
     ) -> Result<Code, CompileError> {
         let lease = store.lease([module.clone()]);
-        let timeout = if at_first_use {
-            AT_FIRST_USE.min(self.timeout)
-        } else {
-            self.timeout
+        let job = Job {
+            what: module.to_string(),
+            hex: module.hex().to_owned(),
+            timeout: self.patience(at_first_use),
+            volume_since: 0,
+            parts: Vec::new(),
         };
-        let code = self
-            .ensure(store, module, timeout, 0, || {
-                let path = store
-                    .module_path(module)
-                    .ok_or_else(|| CompileError::UnknownModule(module.to_string()))?;
-                // Layers are written by us only and the path was free of links when it was recorded.
-                File::open(&path).map_err(|error| io_error("open", &path, error).into())
-            })
-            .await;
+        let open = || Ok(vec![Input::stored(store, String::new(), module)?]);
+        let code = self.ensure(store, job, open).await;
         drop(lease);
         code
     }
@@ -146,69 +195,123 @@ impl Compiler {
         module: File,
     ) -> Result<Code, CompileError> {
         self.binary()?;
+        let input = self.hashed(module).await?;
+        let job = Job {
+            what: input.digest.to_string(),
+            hex: input.digest.hex().to_owned(),
+            timeout: self.patience(true),
+            volume_since: now(),
+            parts: Vec::new(),
+        };
+        self.ensure(store, job, move || Ok(vec![input])).await
+    }
+
+    async fn hashed(&self, mut file: File) -> Result<Input, CompileError> {
         let max = self.max_module;
-        let (module, digest) = blocking(move || {
-            let mut module = module;
-            let digest = hash(&mut module, max)?;
-            Ok((module, digest))
+        blocking(move || {
+            let digest = hash(&mut file, max)?;
+            Ok(Input {
+                name: String::new(),
+                digest,
+                file,
+            })
         })
-        .await?;
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(1, |time| time.as_secs().max(1));
-        self.ensure(
-            store,
-            &digest,
-            AT_FIRST_USE.min(self.timeout),
-            since,
-            move || Ok(module),
-        )
         .await
+    }
+
+    /// Code of a component linked with those of the libraries that it needs, of which the
+    /// first that fits is taken.
+    pub(crate) async fn link(
+        &self,
+        store: &Arc<Store>,
+        main: Main,
+        libraries: &[Library],
+        at_first_use: bool,
+    ) -> Result<Code, CompileError> {
+        self.binary()?;
+        let mut content: Vec<Digest> = libraries.iter().map(|one| one.digest.clone()).collect();
+        let (mut main, volume_since) = match main {
+            Main::Stored(digest) => {
+                content.push(digest.clone());
+                (Input::stored(store, String::new(), &digest)?, 0)
+            }
+            Main::File(file) => (self.hashed(file).await?, now()),
+        };
+        let lease = store.lease(content);
+        main.name = "the component".to_owned();
+        let (source, wanted) = (store.clone(), libraries.to_vec());
+        let inputs = blocking(move || components(&source, main, wanted)).await?;
+        let what = format!("{} with {} others", inputs[0].digest, inputs.len() - 1);
+        let parts: Vec<Digest> = inputs.iter().map(|input| input.digest.clone()).collect();
+        let (hex, parts) = match parts.as_slice() {
+            // Linked with nothing it is what it is alone.
+            [alone] => (alone.hex().to_owned(), Vec::new()),
+            several => {
+                let names: Vec<String> = several.iter().map(Digest::to_string).collect();
+                let hex = Digest::of(names.join("\n").as_bytes()).hex().to_owned();
+                (hex, parts)
+            }
+        };
+        let job = Job {
+            what,
+            hex,
+            timeout: self.patience(at_first_use),
+            volume_since,
+            parts: if volume_since == 0 { parts } else { Vec::new() },
+        };
+        let code = self.ensure(store, job, move || Ok(inputs)).await;
+        drop(lease);
+        code
     }
 
     async fn ensure(
         &self,
         store: &Arc<Store>,
-        module: &Digest,
-        timeout: Duration,
-        volume_since: u64,
-        open: impl FnOnce() -> Result<File, CompileError>,
+        job: Job,
+        open: impl FnOnce() -> Result<Vec<Input>, CompileError>,
     ) -> Result<Code, CompileError> {
         let fingerprint = self.fingerprint(store).await?;
-        let key = format!("{fingerprint}/{}", module.hex());
+        let key = format!("{fingerprint}/{}", job.hex);
         let _turn = store.turn(format!("code/{key}")).await;
         let known = store.index.state().code.get(&key).cloned();
         match known {
             Some(CodeRecord::Invalid(text)) => return Err(CompileError::Invalid(text)),
-            Some(CodeRecord::Compiled { size, digest, .. }) => {
-                match self.cached(store, &key, size, digest).await {
-                    Ok(code) => return Ok(code),
-                    Err(reason) => tracing::warn!(%module, reason, "compiled code is made anew"),
+            Some(CodeRecord::Compiled {
+                size,
+                digest,
+                unmet,
+                ..
+            }) => match self.cached(store, &key, size, digest, unmet).await {
+                Ok(code) => return Ok(code),
+                Err(reason) => {
+                    tracing::warn!(module = job.what, reason, "compiled code is made anew");
                 }
-            }
+            },
             None => {}
         }
-        let source = open()?;
+        let inputs = open()?;
         let _slot = self
             .slots
             .acquire()
             .await
             .expect("the semaphore is never closed");
         let begin = Instant::now();
-        let made = tokio::time::timeout(timeout, self.compile(store, source, module)).await;
+        let made = tokio::time::timeout(job.timeout, self.compile(store, inputs, &job)).await;
         self.work.add(matches!(made, Ok(Ok(_))), begin.elapsed());
         let made = made.map_err(|_| CompileError::TimedOut {
-            module: module.to_string(),
-            seconds: timeout.as_secs(),
+            module: job.what.clone(),
+            seconds: job.timeout.as_secs(),
         })?;
         let record = match made {
-            Ok((file, size, digest)) => {
+            Ok(made) => {
                 let path = store.code_path(&key);
-                keep(file, path).await?;
+                keep(made.file, path).await?;
                 CodeRecord::Compiled {
-                    size,
-                    digest,
-                    volume_since,
+                    size: made.size,
+                    digest: made.digest,
+                    volume_since: job.volume_since,
+                    unmet: made.unmet,
+                    parts: job.parts,
                 }
             }
             Err(CompileError::Invalid(text)) => CodeRecord::Invalid(text),
@@ -219,11 +322,11 @@ impl Compiler {
         blocking(move || Ok(writer.index.change(|_| (vec![change], ()))?)).await?;
         match record {
             CodeRecord::Invalid(text) => Err(CompileError::Invalid(text)),
-            CodeRecord::Compiled { size, .. } => {
+            CodeRecord::Compiled { size, unmet, .. } => {
                 lock(&self.verified).insert(key.clone());
                 let path = store.code_path(&key);
                 let file = File::open(&path).map_err(|error| io_error("open", &path, error))?;
-                Ok(Code { file, size })
+                Ok(Code { file, size, unmet })
             }
         }
     }
@@ -235,11 +338,12 @@ impl Compiler {
         key: &str,
         size: u64,
         digest: Digest,
+        unmet: Vec<String>,
     ) -> Result<Code, String> {
         let path = store.code_path(key);
         let file = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         if lock(&self.verified).contains(key) {
-            return Ok(Code { file, size });
+            return Ok(Code { file, size, unmet });
         }
         let (file, found) = blocking(move || {
             let mut file = file;
@@ -252,22 +356,24 @@ impl Compiler {
             return Err(format!("{} is damaged", path.display()));
         }
         lock(&self.verified).insert(key.to_owned());
-        Ok(Code { file, size })
+        Ok(Code { file, size, unmet })
     }
 
     /// One run of the compiler; dropping it kills the process.
     async fn compile(
         &self,
         store: &Store,
-        source: File,
-        module: &Digest,
-    ) -> Result<(tempfile::NamedTempFile, u64, Digest), CompileError> {
+        inputs: Vec<Input>,
+        job: &Job,
+    ) -> Result<Made, CompileError> {
         let failed = |reason: String| CompileError::Failed {
-            module: module.to_string(),
+            module: job.what.clone(),
             reason,
         };
         let binary = self.binary()?;
+        let linked = inputs.len() > 1;
         let mut child = Command::new(binary)
+            .args(linked.then_some("--link"))
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -296,7 +402,7 @@ impl Compiler {
             .reopen()
             .map_err(|error| io_error("open", scratch.path(), error))?;
         let (fed, received, text) = tokio::join!(
-            feed(source, stdin, self.max_module),
+            feed(inputs, linked, stdin, self.max_module),
             receive(stdout, output, self.max_code),
             read_text(stderr),
         );
@@ -327,8 +433,8 @@ impl Compiler {
             _ => {}
         }
         match fed {
-            Ok(digest) if digest == *module => {}
-            Ok(_) => return Err(failed("the module changed while it was read".into())),
+            Ok(true) => {}
+            Ok(false) => return Err(failed("a module changed while it was read".into())),
             Err(error) => return Err(failed(format!("hand over the module: {error}"))),
         }
         let (size, digest) = received.map_err(|error| {
@@ -341,32 +447,103 @@ impl Compiler {
         if size == 0 {
             return Err(failed("it wrote no code".into()));
         }
-        Ok((scratch, size, digest))
+        Ok(Made {
+            file: scratch,
+            size,
+            digest,
+            unmet: text.lines().map(str::to_owned).collect(),
+        })
     }
 }
 
-/// Hands the module over and hashes what was handed over.
-async fn feed(source: File, mut stdin: tokio::process::ChildStdin, max: u64) -> io::Result<Digest> {
-    let mut source = tokio::fs::File::from_std(source);
-    let mut hasher = sha2::Sha256::new();
-    let mut buffer = vec![0; 64 << 10];
-    let mut total = 0;
-    let mut listening = true;
-    loop {
-        let count = source.read(&mut buffer).await?;
-        if count == 0 {
-            return Ok(Digest::from_hasher(hasher));
+/// What one run of the compiler brought.
+struct Made {
+    file: tempfile::NamedTempFile,
+    size: u64,
+    digest: Digest,
+    unmet: Vec<String>,
+}
+
+/// What is linked: the first, and the libraries that are components, each once.
+fn components(
+    store: &Store,
+    main: Input,
+    libraries: Vec<Library>,
+) -> Result<Vec<Input>, CompileError> {
+    let mut inputs = vec![main];
+    for library in libraries {
+        if inputs.iter().any(|input| input.digest == library.digest) {
+            continue;
         }
-        total += count as u64;
-        if total > max {
-            return Err(io::Error::other(format!("it has more than {max} bytes")));
-        }
-        hasher.update(&buffer[..count]);
-        // A compiler that has seen enough tells by its exit code.
-        if listening && stdin.write_all(&buffer[..count]).await.is_err() {
-            listening = false;
+        match Input::stored(store, library.name, &library.digest) {
+            Ok(input) if input.is_component() => inputs.push(input),
+            // Another container's, which is gone by now.
+            Ok(_) | Err(CompileError::UnknownModule(_)) => {}
+            Err(error) => return Err(error),
         }
     }
+    if inputs.len() > MAX_LIBRARIES + 1 {
+        return Err(CompileError::Invalid(format!(
+            "its imports could come from {} components, and at most {MAX_LIBRARIES} are looked at; link them when the image is built",
+            inputs.len() - 1
+        )));
+    }
+    Ok(inputs)
+}
+
+/// Hands the modules over; false if one is not what it must be. To be linked they are framed:
+/// the length of the name, the name, the length of the module, the module.
+async fn feed(
+    inputs: Vec<Input>,
+    framed: bool,
+    stdin: tokio::process::ChildStdin,
+    max: u64,
+) -> io::Result<bool> {
+    // A compiler that has seen enough tells by its exit code.
+    let mut listener = Some(stdin);
+    let mut buffer = vec![0; 64 << 10];
+    let mut total = 0;
+    let mut same = true;
+    for input in inputs {
+        if framed {
+            let size = input.file.metadata()?.len();
+            let mut head = (input.name.len() as u64).to_le_bytes().to_vec();
+            head.extend(input.name.as_bytes());
+            head.extend(size.to_le_bytes());
+            tell(&mut listener, &head).await;
+        }
+        let mut source = tokio::fs::File::from_std(input.file);
+        let mut hasher = sha2::Sha256::new();
+        loop {
+            let count = source.read(&mut buffer).await?;
+            if count == 0 {
+                break;
+            }
+            total += count as u64;
+            if total > max {
+                return Err(io::Error::other(format!("it has more than {max} bytes")));
+            }
+            hasher.update(&buffer[..count]);
+            tell(&mut listener, &buffer[..count]).await;
+        }
+        same &= Digest::from_hasher(hasher) == input.digest;
+    }
+    Ok(same)
+}
+
+async fn tell(listener: &mut Option<tokio::process::ChildStdin>, bytes: &[u8]) {
+    if let Some(stdin) = listener
+        && stdin.write_all(bytes).await.is_err()
+    {
+        *listener = None;
+    }
+}
+
+/// Seconds since the epoch, never 0.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(1, |time| time.as_secs().max(1))
 }
 
 async fn receive(

@@ -241,6 +241,39 @@ pub struct Code {
     pub file: File,
     /// Bytes.
     pub size: u64,
+    /// Imports of a component that the engine does not provide, which another component
+    /// may: see [`crate::ImageService::link`].
+    pub unmet: Vec<String>,
+}
+
+/// A component that may be linked with others.
+#[derive(Debug)]
+pub enum Main {
+    /// A stored module.
+    Stored(Digest),
+    /// One that lies elsewhere, such as on a volume.
+    File(File),
+}
+
+/// A stored module that another may be linked with; what is no component is passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Library {
+    /// What it is called in error texts.
+    pub name: String,
+    pub digest: Digest,
+}
+
+impl From<&WasmModule> for Library {
+    fn from(module: &WasmModule) -> Self {
+        let name = match &module.path {
+            Some(path) => path.display().to_string(),
+            None => module.digest.to_string(),
+        };
+        Self {
+            name,
+            digest: module.digest.clone(),
+        }
+    }
 }
 
 /// What the store takes of its file system.

@@ -92,6 +92,13 @@ pub(crate) enum CodeRecord {
         digest: Digest,
         /// Seconds since the epoch for modules that no image holds, else 0.
         volume_since: u64,
+        /// Imports that the engine does not provide; of older criws there is no such list.
+        #[serde(default)]
+        unmet: Vec<String>,
+        /// The stored modules that it is made of, if it is more than one: it is kept as
+        /// long as all of them are.
+        #[serde(default)]
+        parts: Vec<Digest>,
     },
     /// The compiler's text.
     Invalid(String),

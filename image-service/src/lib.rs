@@ -26,8 +26,8 @@ mod work;
 pub use digest::{Digest, InvalidDigest};
 pub use error::{AmbiguousId, CompileError, OpenError, PrepareError, PullError, StoreError};
 pub use image::{
-    Auth, AuthKind, Code, Config, FsUsage, Image, ImageId, ImageUser, Kind, Limits, Prepared,
-    ProcessConfig, PullRequest, Want, WasmModule,
+    Auth, AuthKind, Code, Config, FsUsage, Image, ImageId, ImageUser, Kind, Library, Limits, Main,
+    Prepared, ProcessConfig, PullRequest, Want, WasmModule,
 };
 pub use import::Imported;
 pub use program::Program;

@@ -19,7 +19,9 @@ use crate::compile::Compiler;
 use crate::digest::Digest;
 use crate::error::{CompileError, PullError, StoreError};
 use crate::foreign::{self, Command};
-use crate::image::{Config, ImageId, Kind, Limits, ProcessConfig, PullRequest, Want, WasmModule};
+use crate::image::{
+    Config, ImageId, Kind, Library, Limits, Main, ProcessConfig, PullRequest, Want, WasmModule,
+};
 use crate::import::ArchivedImage;
 use crate::index::{Change, LayerRecord, Variant};
 use crate::layer::Fault;
@@ -475,16 +477,11 @@ impl<'a> Pull<'a> {
         if want == Want::Host && variant.kind == Kind::Linux {
             return;
         }
-        let service = self.service;
         let mut compile: Vec<BoxFuture<'_, ()>> = Vec::new();
         for module in &variant.modules {
             compile.push(Box::pin(async move {
-                match service
-                    .compiler
-                    .stored(&service.store, &module.digest, false)
-                    .await
-                {
-                    Ok(_) => {}
+                match self.compile_one(variant, module).await {
+                    Ok(()) => {}
                     Err(CompileError::Invalid(reason)) => {
                         tracing::info!(image = %self.reference, module = %module.digest, reason, "a module is invalid");
                     }
@@ -498,6 +495,23 @@ impl<'a> Pull<'a> {
             .buffer_unordered(2)
             .collect::<()>()
             .await;
+    }
+
+    /// With the image's other modules, if they may have what it imports.
+    async fn compile_one(
+        &self,
+        variant: &Variant,
+        module: &WasmModule,
+    ) -> Result<(), CompileError> {
+        let service = self.service;
+        let (compiler, store) = (&service.compiler, &service.store);
+        let alone = compiler.stored(store, &module.digest, false).await?;
+        if !alone.unmet.is_empty() && variant.modules.len() > 1 {
+            let libraries: Vec<Library> = variant.modules.iter().map(Library::from).collect();
+            let main = Main::Stored(module.digest.clone());
+            compiler.link(store, main, &libraries, false).await?;
+        }
+        Ok(())
     }
 
     async fn commit(

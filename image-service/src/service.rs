@@ -11,7 +11,8 @@ use crate::compile::Compiler;
 use crate::digest::{Digest, is_hex64, is_lower_hex};
 use crate::error::{AmbiguousId, CompileError, OpenError, PrepareError, PullError, StoreError};
 use crate::image::{
-    Code, Config, FsUsage, Image, ImageId, ImageUser, Kind, Prepared, PullRequest, Want,
+    Code, Config, FsUsage, Image, ImageId, ImageUser, Kind, Library, Main, Prepared, PullRequest,
+    Want,
 };
 use crate::import::Imported;
 use crate::index::{Change, CodeRecord, HoldRecord, ImageRecord, State, Variant};
@@ -213,6 +214,26 @@ impl ImageService {
     /// As [`ImageService::code`].
     pub async fn compile_file(&self, module: File) -> Result<Code, CompileError> {
         self.inner.compiler.file(self.store(), module).await
+    }
+
+    /// Code of a component linked with those of the libraries that export what it imports
+    /// ([`Code::unmet`]), of which the first that fits is taken; made now, within 60 s, if
+    /// the cache lacks it. What no library exports is still unmet.
+    ///
+    /// # Errors
+    /// As [`ImageService::code`]; libraries that need each other in a circle, and an export
+    /// of another type than the import, are [`CompileError::Invalid`].
+    pub async fn link(&self, main: Main, libraries: &[Library]) -> Result<Code, CompileError> {
+        let (compiler, store) = (&self.inner.compiler, self.store());
+        compiler.link(store, main, libraries, true).await
+    }
+
+    /// The modules that are held for an owner: those of a container's image and of the
+    /// images that it mounts.
+    pub fn held_modules(&self, owner: &str) -> Vec<Digest> {
+        let state = self.store().index.state();
+        let hold = state.holds.get(owner);
+        hold.map_or_else(Vec::new, |hold| hold.modules.iter().cloned().collect())
     }
 
     /// Keeps the content of these variants of images on disk for `owner` (a container
@@ -478,9 +499,13 @@ fn size(state: &State, record: &ImageRecord) -> u64 {
     let code: u64 = state
         .code
         .iter()
-        .filter(|(key, _)| {
-            key.split_once('/')
-                .is_some_and(|(_, hex)| modules.contains(hex))
+        .filter(|(key, code)| match code {
+            CodeRecord::Compiled { parts, .. } if !parts.is_empty() => {
+                parts.iter().all(|part| modules.contains(part.hex()))
+            }
+            _ => key
+                .split_once('/')
+                .is_some_and(|(_, hex)| modules.contains(hex)),
         })
         .map(|(_, code)| match code {
             CodeRecord::Compiled { size, .. } => *size,

@@ -389,10 +389,15 @@ impl Needed {
             if fingerprint.is_some_and(|current| current != made_by) {
                 continue;
             }
-            if format!("sha256:{hex}")
-                .parse()
-                .is_ok_and(|digest: Digest| content.contains(&digest))
-            {
+            let kept = match record {
+                CodeRecord::Compiled { parts, .. } if !parts.is_empty() => {
+                    parts.iter().all(|part| content.contains(part))
+                }
+                _ => format!("sha256:{hex}")
+                    .parse()
+                    .is_ok_and(|digest: Digest| content.contains(&digest)),
+            };
+            if kept {
                 code.insert(key.clone());
             } else if let CodeRecord::Compiled {
                 volume_since: since @ 1..,

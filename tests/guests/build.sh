@@ -30,6 +30,7 @@ for source in "$here"/components/*.c; do
     fi
     case $name in
         net | httpd) world=command ;;
+        greeter | words | tone) world=$name ;;
         *) world=proxy ;;
     esac
     ${WASI_CC:-clang} --target=wasm32-wasi --sysroot=/usr -nostdlib -O2 -Wall -Wextra -Werror \

@@ -58,3 +58,74 @@ impl Trust {
         http::exchange(&mut stream, address, method, target, headers, &[]).with_context(what)
     }
 }
+
+/// A door on a loopback address of the caller's network namespace through which clients
+/// without TLS reach a server: each connection is one to the server. Open while it lives.
+#[derive(Debug)]
+pub struct Door {
+    /// Where to connect to.
+    pub address: SocketAddr,
+    end: tokio::sync::watch::Sender<()>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Door {
+    /// Opens it, on a thread that is born in the caller's namespace.
+    pub fn open(trust: &Trust, server: SocketAddr) -> Result<Self> {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("open a door")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let (end, ended) = tokio::sync::watch::channel(());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (config, name) = (trust.config.clone(), trust.name.clone());
+        let thread = std::thread::spawn(move || {
+            runtime.block_on(serve(listener, config, name, server, ended));
+        });
+        Ok(Self {
+            address,
+            end,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = self.end.send(());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn serve(
+    listener: std::net::TcpListener,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    server: SocketAddr,
+    mut ended: tokio::sync::watch::Receiver<()>,
+) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
+        return;
+    };
+    let connector = tokio_rustls::TlsConnector::from(config);
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let mut client = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => client,
+                Err(_) => return,
+            },
+            _ = ended.changed() => return,
+        };
+        let (connector, name) = (connector.clone(), name.clone());
+        // What fails here its client sees as a connection that ends.
+        connections.spawn(async move {
+            let socket = tokio::net::TcpStream::connect(server).await?;
+            let mut server = connector.connect(name, socket).await?;
+            tokio::io::copy_bidirectional(&mut client, &mut server).await
+        });
+    }
+}

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::https::Trust;
+use crate::https::{Door, Trust};
 use crate::world::World;
 use crate::{binaries, leak, wait};
 
@@ -187,6 +187,11 @@ impl Kubelet {
     /// A `GET` of its API; any status but 200 is an error with what it said.
     pub fn get(&self, world: &World, target: &str) -> Result<String> {
         ask(world, &self.trust, target)
+    }
+
+    /// A way to its API without TLS, for clients that upgrade their connection.
+    pub fn door(&self, world: &World) -> Result<Door> {
+        world.enter(|| Door::open(&self.trust, SocketAddr::from((NODE_IP, PORT))))
     }
 
     /// Its pid.

@@ -3,16 +3,22 @@
 //! The module is hostile and Cranelift is large, so nothing is read before the
 //! process has given up everything but three descriptors, memory and CPU time.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::Write;
 
-use wasmparser::{Parser, Payload};
 use wasmtime::Engine;
 
 use crate::failure::text;
 use crate::settings::{self, Purpose};
 
+use link::Part;
+use outline::Outline;
+
+mod input;
+mod link;
 mod lockup;
+mod outline;
 
 /// Why there is no code.
 #[derive(Debug)]
@@ -23,20 +29,28 @@ pub enum Failure {
     Internal(String),
 }
 
-/// Bytes of a module. Compiling takes about twenty times as much memory.
-const MAX_MODULE: usize = 256 << 20;
+/// Imports in one report; what has more is not linked by adding the rest.
+const MAX_UNMET: usize = 32;
 
-/// Runs with the words after the program's name.
-pub fn run(mut words: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+/// Runs with the words after the program's name. What is returned are lines for standard
+/// error: the imports that the engine does not provide, which other components may.
+///
+/// # Errors
+/// The module's fault or ours, see [`Failure`].
+pub fn run(mut words: impl Iterator<Item = OsString>) -> Result<Vec<String>, Failure> {
     match (words.next(), words.next()) {
-        (None, None) => compile(),
+        (None, None) => compile(|| {
+            let module = input::module(std::io::stdin().lock())?;
+            Ok(to_binary(&module)?.into_owned())
+        }),
+        (Some(word), None) if word == "--link" => compile(linked),
         (Some(word), None) if word == "--fingerprint" => {
             let (run, serve) = (new_engine(Purpose::Run)?, new_engine(Purpose::Serve)?);
             println!("{}", settings::fingerprint([&run, &serve]));
-            Ok(())
+            Ok(Vec::new())
         }
         _ => Err(Failure::Internal(
-            "usage: criw-compile [--fingerprint] < module > code".to_owned(),
+            "usage: criw-compile [--fingerprint] < module > code, or criw-compile --link < modules > code".to_owned(),
         )),
     }
 }
@@ -45,45 +59,53 @@ fn new_engine(purpose: Purpose) -> Result<Engine, Failure> {
     settings::engine(purpose).map_err(|error| Failure::Internal(text(&error)))
 }
 
-fn compile() -> Result<(), Failure> {
+/// `read` sees hostile bytes, so it is called after the lock-up.
+fn compile(read: impl FnOnce() -> Result<Vec<u8>, Failure>) -> Result<Vec<String>, Failure> {
     // Looks at the CPU, and at nothing that came from outside.
     let (run, serve) = (new_engine(Purpose::Run)?, new_engine(Purpose::Serve)?);
     lockup::lock_up().map_err(Failure::Internal)?;
-    let input = read()?;
-    let module = to_binary(&input)?;
-    let code = if !is_component(&module) {
-        run.precompile_module(&module)
-    } else if serves(&module) {
-        serve.precompile_component(&module)
+    let module = read()?;
+    let mut unmet = Vec::new();
+    let code = if is_component(&module) {
+        let outline = Outline::of(&module).unwrap_or_default();
+        let names = link::unmet(&outline).into_iter();
+        unmet.extend(names.take(MAX_UNMET).map(str::to_owned));
+        match outline.exports_any(settings::INCOMING_HANDLER) {
+            true => serve.precompile_component(&module),
+            false => run.precompile_component(&module),
+        }
     } else {
-        run.precompile_component(&module)
+        run.precompile_module(&module)
     };
     let code = code.map_err(|error| Failure::Invalid(text(&error)))?;
     let mut output = std::io::stdout().lock();
     output
         .write_all(&code)
         .and_then(|()| output.flush())
-        .map_err(|error| Failure::Internal(format!("write code: {error}")))
+        .map_err(|error| Failure::Internal(format!("write code: {error}")))?;
+    Ok(unmet)
 }
 
-fn read() -> Result<Vec<u8>, Failure> {
-    let mut input = Vec::new();
-    std::io::stdin()
-        .lock()
-        .take(MAX_MODULE as u64 + 1)
-        .read_to_end(&mut input)
-        .map_err(|error| Failure::Internal(format!("read module: {error}")))?;
-    if input.len() > MAX_MODULE {
-        return Err(Failure::Invalid(format!(
-            "the module has more than {MAX_MODULE} bytes"
-        )));
+/// The first of several modules, linked with the others. Of those only components count.
+fn linked() -> Result<Vec<u8>, Failure> {
+    let mut parts: Vec<Part> = Vec::new();
+    for part in input::parts(std::io::stdin().lock())? {
+        match to_binary(&part.bytes) {
+            Ok(Cow::Borrowed(_)) => parts.push(part),
+            Ok(Cow::Owned(bytes)) => parts.push(Part { bytes, ..part }),
+            Err(failure) if parts.is_empty() => return Err(failure),
+            Err(_) => {}
+        }
     }
-    Ok(input)
+    match link::link(&parts)? {
+        Some(whole) => Ok(whole),
+        None => Ok(parts.swap_remove(0).bytes),
+    }
 }
 
 /// Binary as it is, text translated, everything else refused: compiled code above
 /// all, because it would be native code from an image.
-fn to_binary(input: &[u8]) -> Result<std::borrow::Cow<'_, [u8]>, Failure> {
+fn to_binary(input: &[u8]) -> Result<Cow<'_, [u8]>, Failure> {
     let invalid = |text: &str| Failure::Invalid(text.to_owned());
     if input.is_empty() {
         return Err(invalid("the module is empty"));
@@ -107,28 +129,6 @@ fn to_binary(input: &[u8]) -> Result<std::borrow::Cow<'_, [u8]>, Failure> {
 /// The second half of a binary's version word is the layer: 0 module, 1 component.
 fn is_component(module: &[u8]) -> bool {
     module.get(6..8) == Some(&[1, 0])
-}
-
-/// Whether a component exports the handler of HTTP requests. What does not parse does
-/// not: compiling it says what is wrong.
-fn serves(component: &[u8]) -> bool {
-    // Components nest; only the exports of the outermost count.
-    let mut depth = 0usize;
-    for payload in Parser::new(0).parse_all(component) {
-        match payload {
-            Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
-            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
-            Ok(Payload::ComponentExportSection(exports)) if depth == 0 => {
-                let mut names = exports.into_iter().flatten().map(|export| export.name.name);
-                if names.any(|name| name.starts_with(settings::INCOMING_HANDLER)) {
-                    return true;
-                }
-            }
-            Ok(_) => {}
-            Err(_) => return false,
-        }
-    }
-    false
 }
 
 #[cfg(test)]
@@ -179,7 +179,12 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(serves(&wat::parse_str(&text).unwrap()), expected, "{text}");
+            let outline = Outline::of(&wat::parse_str(&text).unwrap()).unwrap();
+            assert_eq!(
+                outline.exports_any(settings::INCOMING_HANDLER),
+                expected,
+                "{text}"
+            );
         }
     }
 }

@@ -96,7 +96,7 @@ pub(crate) fn unknown_imports(engine: &Engine, component: &Component) -> Option<
         return None;
     }
     Some(format!(
-        "unknown imports: {}; {RUNS}{}",
+        "unknown imports: {}, which neither the engine nor another component of the image, its image volumes or the pod's containers provides; {RUNS}{}",
         list(&unknown),
         foreign::hint(unknown.iter().copied())
     ))
@@ -111,7 +111,8 @@ fn imports(engine: &Engine, component: &Component) -> impl Iterator<Item = Strin
     names.into_iter()
 }
 
-fn is_provided(import: &str) -> bool {
+/// Whether the engine itself brings what is imported by this name.
+pub(crate) fn is_provided(import: &str) -> bool {
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
     PROVIDED.contains(&interface) && (version == "0.2" || version.starts_with("0.2."))
 }

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cdi;
+mod composition;
 mod crictl;
 mod engine;
 mod exits;

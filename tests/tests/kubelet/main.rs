@@ -19,6 +19,7 @@ mod node;
 mod probes;
 mod removal;
 mod statistics;
+mod streaming;
 mod volumes;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn all() -> Vec<Check> {
         volumes::CHECKS,
         logs::CHECKS,
         statistics::CHECKS,
+        streaming::CHECKS,
         removal::CHECKS,
         lasting::CHECKS,
         gates::CHECKS,
