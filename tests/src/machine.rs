@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use criw_proto::v1::*;
 use tonic::Status;
 
@@ -334,6 +334,22 @@ impl Machine {
             (rest && !links.iter().any(|link| link.contains("criw"))).then_some(())
         })?;
         Ok(last)
+    }
+
+    /// Has the toolbox compiled by a container of a Wasm image that is in the registry: the
+    /// code is kept, and is no leak of what uses it first.
+    pub fn compile_toolbox(&self, image: &str) -> Result<()> {
+        let id = self.pull(image).context("pull for the toolbox")?;
+        let pod = self.pod("toolbox")?;
+        let (status, log) = self.outcome(&pod, plan::command("true", image, &["true"]))?;
+        ensure!(
+            status.exit_code == 0,
+            "the toolbox does not run: {status:?} {log}"
+        );
+        self.remove_pod(&pod.id)?;
+        let image = Some(image_spec(&id));
+        self.client.remove_image(RemoveImageRequest { image })?;
+        Ok(())
     }
 
     /// Fails unless, within the deadline, nothing is there that was not there before.

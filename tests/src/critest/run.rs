@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use criw_proto::v1::{ListImagesRequest, RemoveImageRequest};
 
 use super::expected::{Expected, Verdict};
@@ -19,8 +19,8 @@ use crate::daemon::Daemon;
 use crate::leak::Snapshot;
 use crate::machine::Machine;
 use crate::registry::Registry;
+use crate::wait;
 use crate::world::World;
-use crate::{plan, wait};
 
 /// critest ends itself after this, with a report.
 const LIMIT: Duration = Duration::from_secs(330);
@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<bool> {
     );
 
     if options.images == Family::Wasm {
-        warm(&machine)?;
+        machine.compile_toolbox(&machine.registry.reference(images::BUSYBOX))?;
     }
     let before = machine.baseline()?;
     let result = critest(&machine, options, expected.skip(), &kept);
@@ -144,22 +144,6 @@ fn push(machine: &Machine, family: Family) -> Result<usize> {
             .with_context(|| format!("push {name}"))?;
     }
     Ok(images.len())
-}
-
-/// Has the toolbox compiled, which is kept: it is no leak of a spec.
-fn warm(machine: &Machine) -> Result<()> {
-    let image = machine.registry.reference(images::BUSYBOX);
-    let id = machine.pull(&image).context("pull for the toolbox")?;
-    let pod = machine.pod("toolbox")?;
-    let (status, log) = machine.outcome(&pod, plan::command("true", &image, &["true"]))?;
-    ensure!(
-        status.exit_code == 0,
-        "the toolbox does not run: {status:?} {log}"
-    );
-    machine.remove_pod(&pod.id)?;
-    let image = Some(image_spec(&id));
-    machine.client.remove_image(RemoveImageRequest { image })?;
-    Ok(())
 }
 
 /// Runs it to its end. That specs failed is not an error here: the report says which.

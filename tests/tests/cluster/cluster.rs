@@ -71,6 +71,7 @@ impl Cluster {
         // Without a route to it, nobody on the node asks for a cluster address.
         let route = ["route", "add", "default", "dev", "node0"];
         machine.world.run("ip", &route)?;
+        machine.compile_toolbox(&machine.registry.reference("guests:1"))?;
         let before = machine.baseline()?;
         let mut plane = ControlPlane::start(&machine.world)?;
         plane.check(&machine.world)?;

@@ -68,6 +68,7 @@ impl Node {
         std::fs::write(host.join("in"), "from the host\n")?;
         std::fs::write(host.join("sub/in"), "from below the host\n")?;
         kubelet::prepare(&machine.world)?;
+        machine.compile_toolbox(&machine.registry.reference("guests:1"))?;
         let before = machine.baseline()?;
         let mut node = Self {
             kubelet: None,
