@@ -225,6 +225,10 @@ bench-http: deps build ## a component that serves HTTP beside a native server (A
 bench-kubelet: deps build kubelet ## a kubelet's pods, created to Ready (ARGS="--containerd DIRECTORY" for a peer beside)
 	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench-kubelet -- $(ARGS)
 
+.PHONY: bench-streams
+bench-streams: deps build ## exec and port-forward: rates, CPU time, latency (ARGS="--containerd DIRECTORY" for a peer beside)
+	cargo run --release $(LOCKED) -p criw-tests --bin criw-bench-streams -- $(ARGS)
+
 # The daemon looks for its shims in /usr/libexec/criw; with another PREFIX it has to be told.
 .PHONY: install
 install: daemon shims ## into $(DESTDIR)$(PREFIX), with a systemd unit and an example configuration

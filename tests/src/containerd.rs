@@ -92,6 +92,11 @@ impl Containerd {
         Ok(reference)
     }
 
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// What it calls itself.
     pub fn version(&self) -> Result<String> {
         let version = self.client.version(VersionRequest::default())?;

@@ -213,6 +213,23 @@ impl Spdy {
         Ok(self.data.remove(&stream).unwrap_or_default())
     }
 
+    /// Sends much, in pieces as other clients send it.
+    pub fn send_all(&mut self, stream: u32, bytes: &[u8]) -> Result<()> {
+        let mut pieces = bytes.chunks(32 << 10);
+        pieces.try_for_each(|piece| self.send(stream, piece))
+    }
+
+    /// As [`Spdy::all`], for much: what comes on the stream goes to where there is room for it.
+    pub fn all_into(&mut self, stream: u32, into: &mut Vec<u8>) -> Result<()> {
+        while !self.ended.contains(&stream) && !self.reset.contains(&stream) {
+            ensure!(self.step()?, "the server closed before the end of {stream}");
+            if let Some(piece) = self.data.get_mut(&stream) {
+                into.append(piece);
+            }
+        }
+        Ok(())
+    }
+
     /// Reads until the server closes; whether it does.
     pub fn closed(&mut self) -> Result<bool> {
         while self.step()? {}

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use criw_proto::v1::*;
 use criw_tests::machine::Machine;
-use criw_tests::{binaries, images, plan, wait};
+use criw_tests::{bench, binaries, images, plan, wait};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -41,45 +41,20 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let first = std::env::args().nth(1);
-    let done = match first.as_deref() {
-        Some("native") => native(),
-        _ => options().and_then(|options| bench(&options)),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("criw-bench-http: {error:#}");
-            ExitCode::FAILURE
+    bench::main("criw-bench-http", || {
+        if std::env::args().nth(1).as_deref() == Some("native") {
+            return native();
         }
-    }
-}
-
-fn options() -> Result<Options> {
-    let mut options = Options {
-        rounds: 10,
-        time: Duration::from_secs(2),
-        clients: 8,
-        wasmtime: None,
-    };
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let value = args
-            .next()
-            .with_context(|| format!("{arg} needs a value"))?;
-        if arg == "--wasmtime" {
-            options.wasmtime = Some(std::path::absolute(&value)?);
-            continue;
-        }
-        let number: usize = value.parse().with_context(|| arg.clone())?;
-        match &*arg {
-            "--rounds" => options.rounds = number,
-            "--seconds" => options.time = Duration::from_secs(number as u64),
-            "--clients" => options.clients = number,
-            _ => bail!(USAGE),
-        }
-    }
-    Ok(options)
+        let mut given = bench::Options::read(USAGE)?;
+        let options = Options {
+            rounds: given.number("--rounds", 10)?,
+            time: Duration::from_secs(given.number("--seconds", 2)? as u64),
+            clients: given.number("--clients", 8)?,
+            wasmtime: given.path("--wasmtime")?,
+        };
+        given.end()?;
+        measure(&options)
+    })
 }
 
 /// The peer: one thread, as plain as hyper's own example. Ends with its parent.
@@ -134,7 +109,7 @@ impl Drop for Server {
     }
 }
 
-fn bench(options: &Options) -> Result<()> {
+fn measure(options: &Options) -> Result<()> {
     let cpus = rustix::thread::sched_getaffinity(None)?.count();
     ensure!(
         cpus >= 2,

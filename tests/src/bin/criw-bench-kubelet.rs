@@ -12,13 +12,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use criw_tests::bench::{self, CpuShares, milliseconds};
+use anyhow::{Context, Result};
+use criw_tests::bench::{self, CpuShares, Runtime, milliseconds};
 use criw_tests::config::Network;
 use criw_tests::containerd::Containerd;
 use criw_tests::kubelet::{self, Kubelet};
 use criw_tests::machine::Machine;
-use criw_tests::world::World;
 use criw_tests::{images, wait};
 use serde_json::{Value, json};
 
@@ -36,36 +35,15 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match options().and_then(|options| run(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("criw-bench-kubelet: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn options() -> Result<Options> {
-    let mut options = Options {
-        rounds: 30,
-        containerd: None,
-    };
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let value = args
-            .next()
-            .with_context(|| format!("{arg} needs a value"))?;
-        match &*arg {
-            "--n" => options.rounds = value.parse().context("--n")?,
-            "--containerd" => options.containerd = Some(std::path::absolute(&value)?),
-            _ => bail!(USAGE),
-        }
-    }
-    ensure!(
-        options.rounds >= 30,
-        "percentiles of fewer than 30 rounds say nothing"
-    );
-    Ok(options)
+    bench::main("criw-bench-kubelet", || {
+        let mut given = bench::Options::read(USAGE)?;
+        let options = Options {
+            rounds: given.rounds("--n", 30)?,
+            containerd: given.path("--containerd")?,
+        };
+        given.end()?;
+        run(&options)
+    })
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -120,20 +98,6 @@ struct Node {
     kubelet: Kubelet,
     /// After the kubelet, which lives in its world.
     runtime: Runtime,
-}
-
-enum Runtime {
-    Criw(Box<Machine>),
-    Containerd(Box<Containerd>),
-}
-
-impl Runtime {
-    fn world(&self) -> &World {
-        match self {
-            Self::Criw(machine) => &machine.world,
-            Self::Containerd(containerd) => &containerd.world,
-        }
-    }
 }
 
 /// What a pod of one container is made from.

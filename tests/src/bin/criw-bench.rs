@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use criw_proto::v1::*;
 use criw_tests::bench::{self, CpuShares, milliseconds, percentile};
 use criw_tests::config::Network;
@@ -25,39 +25,19 @@ struct Options {
     json: Option<PathBuf>,
 }
 
-fn main() -> ExitCode {
-    match options().and_then(|options| run(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("criw-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
+const USAGE: &str = "usage: criw-bench [--n 40] [--pods 500] [--json FILE]";
 
-fn options() -> Result<Options> {
-    let mut options = Options {
-        rounds: 40,
-        pods: 500,
-        json: None,
-    };
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let value = args
-            .next()
-            .with_context(|| format!("{arg} needs a value"))?;
-        match &*arg {
-            "--n" => options.rounds = value.parse().context("--n")?,
-            "--pods" => options.pods = value.parse().context("--pods")?,
-            "--json" => options.json = Some(value.into()),
-            _ => bail!("usage: criw-bench [--n 40] [--pods 500] [--json FILE]"),
-        }
-    }
-    ensure!(
-        options.rounds >= 30,
-        "percentiles of fewer than 30 rounds say nothing"
-    );
-    Ok(options)
+fn main() -> ExitCode {
+    bench::main("criw-bench", || {
+        let mut given = bench::Options::read(USAGE)?;
+        let options = Options {
+            rounds: given.rounds("--n", 40)?,
+            pods: given.number("--pods", 500)?,
+            json: given.path("--json")?,
+        };
+        given.end()?;
+        run(&options)
+    })
 }
 
 fn run(options: &Options) -> Result<()> {

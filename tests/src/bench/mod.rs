@@ -1,13 +1,31 @@
-//! What the benchmarks share: percentiles, and a place where other work on the machine
-//! does not show in the figures.
+//! What the benchmarks share: options, percentiles, the runtimes that they compare, and a
+//! place where other work on the machine does not show in the figures.
+
+mod options;
+mod runtime;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+pub use self::options::Options;
+pub use self::runtime::{CpuCount, Runtime};
+
 use crate::wait;
 use crate::world::World;
+
+/// Runs a benchmark; an error is told, with the program's name.
+pub fn main(name: &str, run: impl FnOnce() -> Result<()>) -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// A percentile in milliseconds, see [`percentile`].
 pub fn milliseconds(samples: &[Duration], percent: usize) -> f64 {
