@@ -10,6 +10,12 @@ const INCLUDE: &str = "proto";
 const CRI: &str = "runtime/v1/cri.proto";
 /// What the operator's commands ask; no part of the CRI and of its descriptor set.
 const ADMIN: &str = "criw/admin/v1/images.proto";
+/// What cAdvisor asks of a containerd.
+const CONTAINERD: [&str; 3] = [
+    "containerd/containers.proto",
+    "containerd/tasks.proto",
+    "containerd/version.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={INCLUDE}");
@@ -29,5 +35,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .skip_debug(["runtime.v1.AuthConfig"])
         .compile_fds(protox::compile([CRI], [INCLUDE])?)?;
     tonic_prost_build::configure().compile_fds(protox::compile([ADMIN], [INCLUDE])?)?;
+    tonic_prost_build::configure().compile_fds(protox::compile(CONTAINERD, [INCLUDE])?)?;
     Ok(())
 }

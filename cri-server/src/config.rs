@@ -41,6 +41,8 @@ pub struct Config {
     pub log: Log,
     /// Prometheus.
     pub metrics: Metrics,
+    /// For kubelets that take the numbers of pods from cAdvisor.
+    pub cadvisor: Cadvisor,
     /// Exec, attach and port-forward.
     pub streaming: Streaming,
     /// Runtime handlers in addition to the built-in ones.
@@ -198,6 +200,22 @@ impl Metrics {
     }
 }
 
+/// `[cadvisor]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cadvisor {
+    /// Where its questions are answered, in containerd's words; "" = nowhere. Each pod then has
+    /// a process of its own.
+    socket: PathBuf,
+}
+
+impl Cadvisor {
+    /// `None` when there shall be none.
+    pub fn socket(&self) -> Option<&Path> {
+        Some(self.socket.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+}
+
 /// `[streaming]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -274,6 +292,7 @@ impl Default for Config {
             cdi: Cdi::default(),
             log: Log::default(),
             metrics: Metrics::default(),
+            cadvisor: Cadvisor::default(),
             streaming: Streaming::default(),
             handlers: BTreeMap::new(),
         }
@@ -444,6 +463,13 @@ impl Config {
                 .parse::<criw_net::Subnet>()
                 .map_err(|error| ConfigError::Invalid(format!("net.subnet: {error}")))?;
         }
+        if let Some(path) = self.cadvisor.socket()
+            && !path.is_absolute()
+        {
+            return Err(ConfigError::Invalid(format!(
+                "cadvisor.socket = {path:?} is not an absolute path"
+            )));
+        }
         self.streaming.address()?;
         self.metrics.address()?;
         for (name, handler) in &self.handlers {
@@ -547,6 +573,10 @@ mod tests {
             ("socket = 3", &["/etc/1.toml", "socket"]),
             ("socket = ", &["/etc/1.toml"]),
             ("socket = 'run/x'", &["socket", "absolute"]),
+            (
+                "[cadvisor]\nsocket = 'run/x'",
+                &["cadvisor.socket", "absolute"],
+            ),
             ("[net]\nsubnet = 'fd00::/64'", &["net.subnet", "fd00::/64"]),
             (
                 "[metrics]\naddress = 'all:1'",

@@ -82,6 +82,8 @@ pub fn pod(pod: &PodView) -> HashMap<String, String> {
     let info = json!({
         "sandboxID": pod.id.as_str(),
         "runtimeHandler": pod.spec.handler,
+        // 0 as of a container: none.
+        "pid": pod.pid.unwrap_or(0),
         "netns": pod.netns,
         "hostname": pod.spec.hostname,
         "cgroupParent": pod.spec.cgroup_parent,

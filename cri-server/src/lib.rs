@@ -14,6 +14,7 @@
 //!   convert     pure conversions      error   pure error mapping
 //!   handlers, host       what this node can run
 //!   admin, operator      what `criw images` asks of the daemon, both sides
+//!   cadvisor    whose cgroups are, in containerd's words, for a kubelet's cAdvisor
 //!   check       looks at the machine for an operator
 //! ```
 //!
@@ -21,6 +22,7 @@
 //! own that would have to survive a restart.
 
 pub mod admin;
+pub mod cadvisor;
 pub mod cdi;
 pub mod check;
 pub mod cli;

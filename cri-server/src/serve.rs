@@ -60,6 +60,7 @@ pub type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub async fn run(config: Config, end: End) -> anyhow::Result<()> {
     let _lock = socket::lock(&config.state)?;
     let path = config.socket.clone();
+    let cadvisor = config.cadvisor.socket().map(Path::to_owned);
     let compilers = compilers(&config)?;
     let (ending, watched) = watch::channel(false);
     let address = config.streaming.address()?;
@@ -72,6 +73,7 @@ pub async fn run(config: Config, end: End) -> anyhow::Result<()> {
     let scrapes = prometheus::bind(config.metrics.address()?).await?;
     let daemon = open(config, streaming, watched).await?;
     let metrics = Metrics::of(&daemon);
+    let questions = cadvisor.as_deref().map(socket::bind).transpose()?;
     let listener = socket::bind(&path)?;
     tracing::info!(
         socket = %path.display(),
@@ -88,6 +90,9 @@ pub async fn run(config: Config, end: End) -> anyhow::Result<()> {
     if let Some(scrapes) = scrapes {
         tokio::spawn(prometheus::serve(daemon.clone(), metrics.clone(), scrapes));
     }
+    if let Some(questions) = questions {
+        tokio::spawn(crate::cadvisor::serve(daemon.clone(), questions));
+    }
     let stopped = Box::pin(async {
         let _ = stopped.await;
     });
@@ -100,7 +105,9 @@ pub async fn run(config: Config, end: End) -> anyhow::Result<()> {
     tracing::info!("ending; pods keep running");
     crate::notify::stopping();
     // No new client finds the socket; those that are connected finish their calls.
-    let _ = std::fs::remove_file(&path);
+    for path in std::iter::once(&path).chain(&cadvisor) {
+        let _ = std::fs::remove_file(path);
+    }
     let _ = ending.send(true);
     let _ = stop.send(());
     let ended = match tokio::time::timeout(DRAIN, serving).await {
@@ -162,6 +169,7 @@ pub async fn open(
             apparmor_parser: find_program(Path::new(APPARMOR_PARSER)),
             cgroup_driver: driver,
             cgroup_parent,
+            pod_processes: config.cadvisor.socket().is_some(),
             unprivileged_ports: true,
             // Tests simulate a reboot with it.
             boot_id: std::env::var("CRIW_BOOT_ID").ok(),

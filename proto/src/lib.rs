@@ -31,6 +31,35 @@ pub mod admin {
     }
 }
 
+/// What cAdvisor asks of a containerd: the three calls, and of their messages the fields, that
+/// it uses. The numbers are containerd's.
+pub mod containerd {
+    /// The package `containerd.services.containers.v1`.
+    #[allow(
+        clippy::allow_attributes_without_reason,
+        reason = "generated code carries its own allows"
+    )]
+    pub mod containers {
+        tonic::include_proto!("containerd.services.containers.v1");
+    }
+    /// The package `containerd.services.tasks.v1`.
+    #[allow(
+        clippy::allow_attributes_without_reason,
+        reason = "generated code carries its own allows"
+    )]
+    pub mod tasks {
+        tonic::include_proto!("containerd.services.tasks.v1");
+    }
+    /// The package `containerd.services.version.v1`.
+    #[allow(
+        clippy::allow_attributes_without_reason,
+        reason = "generated code carries its own allows"
+    )]
+    pub mod version {
+        tonic::include_proto!("containerd.services.version.v1");
+    }
+}
+
 /// The encoded `google.protobuf.FileDescriptorSet` of all that [`v1`] contains,
 /// without source positions.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

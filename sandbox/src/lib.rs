@@ -22,6 +22,7 @@ pub use error::{Error, Result};
 pub use host::rootview;
 pub use id::{ContainerId, SandboxId};
 pub use manager::{
-    Config, Exec, ExecPlace, ExecSpec, Pipes, ProcessView, Sandboxes, Signals, Streams, chain,
+    Config, Exec, ExecPlace, ExecSpec, Owner, Pipes, ProcessView, Sandboxes, Signals, Streams,
+    chain,
 };
 pub use view::{ContainerView, Event, ExecOutput, PodView};

@@ -65,8 +65,11 @@ pub struct PodRecord {
     pub phase: PodPhase,
     /// Present from before ADD until DEL has succeeded.
     pub attachment: Option<Attachment>,
-    /// Init of a shared PID namespace.
+    /// Its own process: the init of a shared PID namespace, or one for cAdvisor to look at.
     pub init: Option<ProcessIdentity>,
+    /// Leaf of that process, when it is to have one.
+    #[serde(default)]
+    pub init_leaf: Option<LeafName>,
     /// Why it is not ready.
     #[serde(default)]
     pub message: String,
@@ -287,6 +290,7 @@ mod tests {
             phase: PodPhase::Ready,
             attachment: None,
             init: None,
+            init_leaf: None,
             message: String::new(),
         }
     }

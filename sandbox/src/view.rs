@@ -23,6 +23,9 @@ pub struct PodView {
     pub ips: Vec<IpAddr>,
     /// Path of the network namespace, for tools that enter it; `None` with the node's network.
     pub netns: Option<PathBuf>,
+    /// Host pid of its own process, when it has one: the init of a shared PID namespace, or
+    /// one for cAdvisor.
+    pub pid: Option<i32>,
     /// Why a pod that is not ready is so, for `inspectp`.
     pub message: String,
 }

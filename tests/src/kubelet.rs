@@ -129,24 +129,30 @@ fn configuration(world: &World, gates: &Value, joins: bool) -> Value {
 impl Kubelet {
     /// Starts it without an API server and waits until it is healthy.
     pub fn start(world: &World, gates: &Value) -> Result<Self> {
-        Self::launch(world, gates, None)
+        Self::launch(world, gates, &[])
+    }
+
+    /// The same with a socket that its cAdvisor asks whose a cgroup is.
+    pub fn start_beside(world: &World, gates: &Value, cadvisor: &Path) -> Result<Self> {
+        Self::launch(world, gates, &[("--containerd", cadvisor)])
     }
 
     /// Starts it as a node of the API server that a kubeconfig names, and waits until it
     /// is healthy.
     pub fn join(world: &World, gates: &Value, kubeconfig: &Path) -> Result<Self> {
-        Self::launch(world, gates, Some(kubeconfig))
+        Self::launch(world, gates, &[("--kubeconfig", kubeconfig)])
     }
 
-    fn launch(world: &World, gates: &Value, kubeconfig: Option<&Path>) -> Result<Self> {
+    fn launch(world: &World, gates: &Value, files: &[(&str, &Path)]) -> Result<Self> {
         let config = world.path("kubelet.json");
-        let text = configuration(world, gates, kubeconfig.is_some()).to_string();
+        let joins = files.iter().any(|(flag, _)| *flag == "--kubeconfig");
+        let text = configuration(world, gates, joins).to_string();
         std::fs::write(&config, text)?;
         let log = log(world)?;
         let certificates = world.path("kubelet-pki");
         let mut command = world.command(binaries::kubelet()?);
-        if let Some(kubeconfig) = kubeconfig {
-            command.arg("--kubeconfig").arg(kubeconfig);
+        for (flag, file) in files {
+            command.arg(flag).arg(file);
         }
         let mut process = command
             .arg("--config")

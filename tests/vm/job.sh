@@ -92,7 +92,7 @@ killed_while_it_creates() {
 # The scopes are those of running containers and the pod's init.
 only_known_leaves() {
     [ -z "$(systemctl list-units --plain --no-legend --all 'criw-*.scope' |
-        grep -v -F -e criw-compile -e "$(cat "$dir/main.id").init" -f <(crictl ps -q))" ]
+        grep -v -F -e criw-compile -e "$(sed "s/./&-/32" "$dir/main.id").init" -f <(crictl ps -q))" ]
 }
 unit_holds_the_daemon_only() {
     is "$(cat "$root/system.slice/criw.service/cgroup.procs")" "$(daemon_pid)"

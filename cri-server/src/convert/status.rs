@@ -319,6 +319,7 @@ mod tests {
                 .map(|ip| ip.parse().unwrap())
                 .to_vec(),
             netns: None,
+            pid: None,
             message: String::new(),
         }
     }

@@ -1,4 +1,5 @@
-//! Starts `criw-init`, pid 1 of a pod whose containers share one PID namespace.
+//! Starts `criw-init`, pid 1 of a pod whose containers share one PID namespace, or of a PID
+//! namespace of its own, as the pod's one process that cAdvisor can count the pod's traffic by.
 //! It ends by SIGKILL only, and everything in the namespace with it. Born in its cgroup,
 //! it is found by that if the daemon dies before it has noted whom it started.
 
@@ -8,7 +9,9 @@ use std::path::{Path, PathBuf};
 use criw_engines::birth::{Birth, Cgroups, Program};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::pins::PodNamespaces;
 use super::{Context, boot, on_fresh_thread, template};
 use crate::container_state::ProcessIdentity;
 use crate::error::{Error, Result};
@@ -39,12 +42,12 @@ pub fn pid_namespace(pid: i32) -> Result<OwnedFd> {
 
 /// Starts `program` (static: the mount namespace of `template` has no library) in
 /// these cgroup directories. It sees no file of the host, because containers of
-/// the pod might reach its root through procfs. With a user namespace it and its PID
-/// namespace belong to that: only then may its containers mount a procfs.
+/// the pod might reach its root through procfs. It is in the pod's network. With a user
+/// namespace it and its PID namespace belong to that: only then may its containers mount a procfs.
 pub fn start(
     program: &Path,
     template: BorrowedFd<'_>,
-    user_namespace: Option<BorrowedFd<'_>>,
+    pod: &PodNamespaces,
     cgroup_dirs: &[PathBuf],
 ) -> Result<Init> {
     let open = |path: &Path, flags| {
@@ -56,12 +59,16 @@ pub fn start(
     let cgroups = Cgroups::open(cgroup_dirs).context(|| format!("start {}", program.display()))?;
     let (pid, pidfd) = on_fresh_thread(|| {
         template::enter(template)?;
+        if let Some(network) = &pod.net {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+                .context(|| "enter a pod's network namespace")?;
+        }
         Birth {
             program: Program::File(binary.as_fd()),
             argv: &[c"criw-init".to_owned()],
             descriptors: &[null.as_fd(); 3],
             cgroups: &cgroups,
-            user_namespace,
+            user_namespace: pod.user.as_ref().map(AsFd::as_fd),
             new_pid_namespace: true,
         }
         .start()
@@ -122,7 +129,8 @@ mod tests {
         };
         let template = template::mount_template().unwrap();
         let begin = Instant::now();
-        let init = start(&program, template.as_fd(), None, &[]).unwrap();
+        let pod = PodNamespaces::default();
+        let init = start(&program, template.as_fd(), &pod, &[]).unwrap();
         eprintln!("start of a pod's init: {:?}", begin.elapsed());
         let pid = init.identity.pid;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -152,7 +160,8 @@ mod tests {
     fn a_failed_start_leaves_no_process() {
         let template = template::mount_template().unwrap();
         let absent = [PathBuf::from("/sys/fs/cgroup/no-such-group")];
-        assert!(start(Path::new("/bin/sleep"), template.as_fd(), None, &absent).is_err());
-        assert!(start(Path::new("/no/such/init"), template.as_fd(), None, &[]).is_err());
+        let pod = PodNamespaces::default();
+        assert!(start(Path::new("/bin/sleep"), template.as_fd(), &pod, &absent).is_err());
+        assert!(start(Path::new("/no/such/init"), template.as_fd(), &pod, &[]).is_err());
     }
 }

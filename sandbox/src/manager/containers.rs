@@ -107,7 +107,7 @@ impl Inner {
             .unwrap_or_else(|| self.config.cgroup_parent.clone());
         let shim_leaf = matches!(spec.engine, EngineSpec::Runc).then(|| LeafName {
             parent: parent.clone(),
-            name: cgroup::own_name(&parent, &format!("{id}.shim")),
+            name: cgroup::own_name(&parent, &cgroup::beside(id.as_str(), "shim")),
         });
         let log_path = match (&pod.spec.log_directory, &spec.log_path) {
             (Some(directory), Some(path)) => Some(directory.join(path)),
@@ -288,7 +288,8 @@ impl Inner {
             PidMode::Node if in_users => return foreign("the node"),
             PidMode::Node => PidNamespace::Node,
             PidMode::Pod => {
-                let init = pod.record().init.ok_or_else(|| {
+                let shared = pod.spec.namespaces.pid == PidMode::Pod;
+                let init = pod.record().init.filter(|_| shared).ok_or_else(|| {
                     Error::Invalid(format!(
                         "container {} asks for the pod's PID namespace, but pod {} was not made with one",
                         container.spec.name, pod.id

@@ -92,6 +92,7 @@ impl Pod {
             netns: (own_network && ready)
                 .then(|| attachment.and_then(super::pods::visible_netns))
                 .flatten(),
+            pid: record.init.filter(|_| ready).map(|init| init.pid),
             message: record.message.clone(),
         })
     }

@@ -17,6 +17,7 @@ mod entry;
 mod exec;
 mod exit;
 mod node;
+mod owner;
 mod pods;
 mod processes;
 mod recover;
@@ -45,6 +46,7 @@ use node::Host;
 pub use criw_engines::record::chain;
 pub(crate) use entry::{Container, Pod};
 pub use exec::{Exec, ExecPlace, ExecSpec, Signals};
+pub use owner::Owner;
 pub use processes::ProcessView;
 pub use streams::{Pipes, Streams};
 
@@ -68,6 +70,9 @@ pub struct Config {
     pub cgroup_driver: Driver,
     /// cgroup parent of pods that name none, "/criw" or "criw.slice".
     pub cgroup_parent: String,
+    /// Give each pod a process of its own in its network, in a leaf named by the pod's id: what
+    /// cAdvisor takes a pod's traffic from.
+    pub pod_processes: bool,
     /// Let non-root containers bind ports below 1024 (a sysctl of the pod's network namespace).
     pub unprivileged_ports: bool,
     /// Overrides the kernel's boot id (tests simulate a reboot with it).

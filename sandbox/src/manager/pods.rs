@@ -17,7 +17,7 @@ use crate::host::{self, cgroup, pins::Want};
 use crate::id::SandboxId;
 use crate::laps::Laps;
 use crate::model::{PidMode, PodSpec, Resources, Scope};
-use crate::record::{self, PodPhase, PodRecord};
+use crate::record::{self, LeafName, PodPhase, PodRecord};
 use crate::view::Event;
 
 impl Sandboxes {
@@ -101,6 +101,7 @@ impl Inner {
             .cgroup_driver
             .check(parent.unwrap_or(&self.config.cgroup_parent))?;
         let id = SandboxId::random();
+        let init_leaf = self.leaf_for_init(&id, &spec);
         let record = PodRecord {
             version: record::VERSION,
             boot_id: self.boot_id.clone(),
@@ -110,6 +111,7 @@ impl Inner {
             phase: PodPhase::Creating,
             attachment: None,
             init: None,
+            init_leaf,
             message: String::new(),
         };
         let pod = Pod::new(record.clone());
@@ -253,6 +255,34 @@ impl Inner {
         }
     }
 
+    /// Which leaf its own process will have, if it gets one.
+    fn leaf_for_init(&self, id: &SandboxId, spec: &PodSpec) -> Option<LeafName> {
+        let plain = match self.config.pod_processes {
+            true => id.as_str().to_owned(),
+            false if spec.namespaces.pid == PidMode::Pod => cgroup::beside(id.as_str(), "init"),
+            false => return None,
+        };
+        Some(self.leaf_name(spec, &plain))
+    }
+
+    /// Leaf of a pod's own process, beside the containers' leaves.
+    pub(crate) fn init_leaf(&self, record: &PodRecord) -> Option<LeafName> {
+        let shared_pid = record.spec.namespaces.pid == PidMode::Pod;
+        record.init_leaf.clone().or_else(|| {
+            // Of a daemon that did not note it yet.
+            shared_pid.then(|| self.leaf_name(&record.spec, &format!("{}.init", record.id)))
+        })
+    }
+
+    fn leaf_name(&self, spec: &PodSpec, plain: &str) -> LeafName {
+        let parent = spec.cgroup_parent.clone();
+        let parent = parent.unwrap_or_else(|| self.config.cgroup_parent.clone());
+        LeafName {
+            name: cgroup::own_name(&parent, plain),
+            parent,
+        }
+    }
+
     fn finish_pod(&self, pod: &Pod) -> Result<()> {
         let ips = pod
             .record()
@@ -261,22 +291,15 @@ impl Inner {
             .map(|a| a.ips().to_vec())
             .unwrap_or_default();
         host::files::write_pod_files(&self.pod_state(&pod.id), &pod.spec, &ips)?;
-        if pod.spec.namespaces.pid == PidMode::Pod {
-            let parent = pod
-                .spec
-                .cgroup_parent
-                .as_deref()
-                .unwrap_or(&self.config.cgroup_parent);
-            let name = cgroup::own_name(parent, &init_leaf(&pod.id));
-            let leaf = self.host.cgroups.leaf(parent, &name)?;
+        let init_leaf = pod.record().init_leaf.clone();
+        if let Some(name) = init_leaf {
+            let leaf = self.leaf(&name)?;
             // Until the init is there.
             let _holder = leaf.create(&Resources::default())?;
             let program = self.config.libexec.join("criw-init");
             let template = std::os::fd::AsFd::as_fd(&self.host.template);
-            let namespaces = pod.namespaces();
-            let user = namespaces.as_ref().and_then(|n| n.user.as_ref());
-            let user = user.map(std::os::fd::AsFd::as_fd);
-            let init = host::init::start(&program, template, user, &leaf.dirs())?;
+            let namespaces = pod.namespaces().unwrap_or_default();
+            let init = host::init::start(&program, template, &namespaces, &leaf.dirs())?;
             pod.change(&self.config.root, |r| r.init = Some(init.identity))?;
         }
         Ok(())
@@ -313,11 +336,11 @@ impl Inner {
 
     /// Takes down all that a pod holds of the node; idempotent, from any half-built state.
     pub(crate) async fn take_pod_down(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
-        let (attachment, init) = {
+        let (attachment, init, init_leaf) = {
             let record = pod.record();
             // After a reboot the pid belongs to somebody else.
             let init = record.init.filter(|_| record.boot_id == self.boot_id);
-            (record.attachment.clone(), init)
+            (record.attachment.clone(), init, self.init_leaf(&record))
         };
         if let Some(attachment) = attachment {
             let alive = pod.namespaces().is_some_and(|n| n.net.is_some());
@@ -337,18 +360,12 @@ impl Inner {
         pod.set_namespaces(None);
         let inner = self.clone();
         let id = pod.id.clone();
-        let parent = pod.spec.cgroup_parent.clone();
-        let shared_pid = pod.spec.namespaces.pid == PidMode::Pod;
         blocking(move || {
-            if shared_pid {
-                if let Some(identity) = init {
-                    end_process(identity, KILL_DEADLINE);
-                }
-                let parent = parent.as_deref().unwrap_or(&inner.config.cgroup_parent);
-                let name = cgroup::own_name(parent, &init_leaf(&id));
-                let leaf = inner.host.cgroups.leaf(parent, &name)?;
-                leaf.kill(KILL_DEADLINE)?;
-                leaf.remove(KILL_DEADLINE)?;
+            if let Some(identity) = init {
+                end_process(identity, KILL_DEADLINE);
+            }
+            if let Some(leaf) = init_leaf {
+                inner.end_leaf(&leaf)?;
             }
             inner.host.pins.remove(id.as_str())?;
             let files = inner.pod_state(&id);
@@ -371,11 +388,6 @@ impl Inner {
         self.forget_pod(pod);
         Ok(())
     }
-}
-
-/// Plain name of the leaf of a pod's init, beside the containers' leaves.
-pub(crate) fn init_leaf(id: &SandboxId) -> String {
-    format!("{id}.init")
 }
 
 /// Path at which agents of an external CNI see the pod's network namespace; the

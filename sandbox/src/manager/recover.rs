@@ -26,7 +26,7 @@ use super::{Config, Container, EVENT_QUEUE, Index, Inner, Pod, Sandboxes, blocki
 use crate::container_state::{ContainerEvent, ContainerState};
 use crate::error::{Error, Result};
 use crate::host::boot;
-use crate::host::cgroup::plain_name;
+use crate::host::cgroup::{id_in, plain_name};
 use crate::id::{ContainerId, SandboxId};
 use crate::record::{self, ContainerRecord, PodPhase, PodRecord};
 
@@ -241,7 +241,8 @@ impl Inner {
         self.try_reopen(pod).await;
         let needs_net = pod.spec.namespaces.network == crate::model::Scope::Pod;
         let has_net = pod.namespaces().is_some_and(|n| n.net.is_some());
-        let init_gone = match pod.record().init {
+        let shared_pid = pod.spec.namespaces.pid == crate::model::PidMode::Pod;
+        let init_gone = match pod.record().init.filter(|_| shared_pid) {
             Some(identity) => boot::open_if_same(identity)?.is_none(),
             None => false,
         };
@@ -329,15 +330,17 @@ impl Inner {
                 let names = leaves.into_iter().flatten();
                 known.extend(names.map(|leaf| plain_name(&leaf.name).to_owned()));
             }
-            known.extend(index.pods.keys().map(super::pods::init_leaf));
+            let pods = index.pods.values();
+            let leaves = pods.filter_map(|pod| self.init_leaf(&pod.record()));
+            known.extend(leaves.map(|leaf| plain_name(&leaf.name).to_owned()));
             (parents, known)
         };
         for parent in parents {
             for name in self.host.cgroups.children(&parent).unwrap_or_default() {
                 let plain = plain_name(&name);
-                let id = plain.split('.').next().unwrap_or_default();
-                let ours = parent == self.config.cgroup_parent || damaged.contains(id);
-                if !ours || ContainerId::try_from(id.to_owned()).is_err() || known.contains(plain) {
+                let id = id_in(plain);
+                let ours = parent == self.config.cgroup_parent || damaged.contains(&id);
+                if !ours || ContainerId::try_from(id).is_err() || known.contains(plain) {
                     continue;
                 }
                 tracing::warn!(

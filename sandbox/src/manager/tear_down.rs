@@ -62,7 +62,7 @@ impl Inner {
         self.host.cgroups.leaf(&name.parent, &name.name)
     }
 
-    fn end_leaf(&self, name: &LeafName) -> Result<()> {
+    pub(crate) fn end_leaf(&self, name: &LeafName) -> Result<()> {
         let leaf = self.leaf(name)?;
         leaf.kill(KILL_DEADLINE)?;
         leaf.remove(KILL_DEADLINE)

@@ -6,6 +6,7 @@
 )]
 
 mod bad_input;
+mod cadvisor;
 mod cdi;
 mod composition;
 mod crictl;

@@ -10,6 +10,7 @@
 //! ConfigMap, Secret, claim, service account or projected volume, and their RuntimeClass
 //! cannot be resolved, so every pod takes the default handler, which decides by image.
 
+mod cadvisor;
 mod exits;
 mod gates;
 mod lasting;
@@ -46,6 +47,7 @@ fn all() -> Vec<Check> {
         removal::CHECKS,
         lasting::CHECKS,
         gates::CHECKS,
+        cadvisor::CHECKS,
         removal::LAST,
     ]
     .concat()

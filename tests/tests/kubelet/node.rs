@@ -103,6 +103,17 @@ impl Node {
         self.start_kubelet(gates)
     }
 
+    /// Ends it and starts it anew with default gates, and with a socket for its cAdvisor.
+    pub(crate) fn restart_kubelet_beside(&mut self, cadvisor: &Path) -> Result<()> {
+        if let Some(mut kubelet) = self.kubelet.take() {
+            kubelet.terminate()?;
+        }
+        let world = &self.machine.world;
+        self.kubelet = Some(Kubelet::start_beside(world, &json!({}), cadvisor)?);
+        self.statistics_from_cri = false;
+        Ok(())
+    }
+
     /// Whether the kubelet was last started with pod statistics from the runtime.
     pub(crate) fn kubelet_asks_the_runtime(&self) -> bool {
         self.statistics_from_cri

@@ -115,7 +115,8 @@ fn until_complete(node: &Node, pod: &str, container: &str, from_runtime: bool) -
     .with_context(|| format!("it lacks {}", lacking.join(", ")))
 }
 
-fn complete(node: &Node, pod: &str, container: &str) -> Result<()> {
+/// Complete, and what is counted grows.
+pub(crate) fn complete(node: &Node, pod: &str, container: &str) -> Result<()> {
     let first = until_complete(node, pod, container, true)?;
     let name = format!("{pod}-node");
     let at = |summary: &Value, path: &str| {

@@ -65,6 +65,19 @@ pub fn own_name(parent: &str, name: &str) -> String {
     }
 }
 
+/// The plain name of a leaf beside that of the pod or container with this id. The dash in
+/// the middle of the id is for cAdvisor, which takes every group with 64 digits and letters in
+/// a row for a container of that id, and none of two groups when both are idle.
+pub fn beside(id: &str, what: &str) -> String {
+    let (first, second) = id.split_at(id.len() / 2);
+    format!("{first}-{second}.{what}")
+}
+
+/// The id in a plain name, if it is one; older daemons put no dash into it.
+pub fn id_in(plain: &str) -> String {
+    plain.split('.').next().unwrap_or_default().replace('-', "")
+}
+
 /// What [`own_name`] was made from.
 pub fn plain_name(leaf: &str) -> &str {
     leaf.strip_prefix(PREFIX)
@@ -87,6 +100,10 @@ mod tests {
             assert_eq!(plain_name(leaf), name);
         }
         assert_eq!(plain_name("other.scope"), "other.scope");
+        assert_eq!(beside("abcd", "shim"), "ab-cd.shim");
+        for plain in ["abcd", "ab-cd.shim", "abcd.shim"] {
+            assert_eq!(id_in(plain), "abcd");
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use criw_engines::slice;
 use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-pub use self::driver::{Driver, own_name, plain_name};
+pub use self::driver::{Driver, beside, id_in, own_name, plain_name};
 pub use self::holder::Holder;
 pub use self::leaf::Leaf;
 pub(super) use self::v2::cpu_weight;
