@@ -175,7 +175,7 @@ fn container_message(
         }),
         swap: stats.cgroup.swap_usage.map(|swap| cri::SwapUsage {
             timestamp,
-            swap_available_bytes: None,
+            swap_available_bytes: stats.swap_available().and_then(number),
             swap_usage_bytes: number(swap),
         }),
         io: io(timestamp, &stats.pressures),

@@ -69,6 +69,12 @@ impl ContainerStats {
     pub fn memory_available(&self) -> Option<u64> {
         available(&self.cgroup)
     }
+
+    /// How much more may be swapped out; `None` without a limit of it.
+    pub fn swap_available(&self) -> Option<u64> {
+        let limit = self.cgroup.swap_limit?;
+        Some(limit.saturating_sub(self.cgroup.swap_usage?))
+    }
 }
 
 impl PodStats {
@@ -173,6 +179,7 @@ fn sum(usages: &[CgroupUsage]) -> CgroupUsage {
         page_faults: sum.page_faults + usage.page_faults,
         major_page_faults: sum.major_page_faults + usage.major_page_faults,
         swap_usage: both(sum.swap_usage, usage.swap_usage),
+        swap_limit: both(sum.swap_limit, usage.swap_limit),
         processes: sum.processes + usage.processes,
     })
 }
@@ -313,5 +320,30 @@ mod tests {
         assert_eq!(available(&two), Some(180));
         assert_eq!(available(&sum(&[one, unlimited])), None);
         assert_eq!(sum(&[]), CgroupUsage::default());
+    }
+
+    #[test]
+    fn swap_is_available_up_to_its_limit() {
+        for (limit, usage, available) in [
+            (Some(10), Some(4), Some(6)),
+            (Some(0), Some(0), Some(0)),
+            // Lowered below what is used.
+            (Some(3), Some(4), Some(0)),
+            (None, Some(4), None),
+            (Some(10), None, None),
+        ] {
+            let stats = ContainerStats {
+                timestamp: 1,
+                cgroup: CgroupUsage {
+                    swap_limit: limit,
+                    swap_usage: usage,
+                    ..Default::default()
+                },
+                cpu_rate: None,
+                writable_layer: LayerUsage::default(),
+                pressures: Pressures::default(),
+            };
+            assert_eq!(stats.swap_available(), available, "{limit:?} {usage:?}");
+        }
     }
 }

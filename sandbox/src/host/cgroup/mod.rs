@@ -104,6 +104,8 @@ pub struct CgroupUsage {
     pub major_page_faults: u64,
     /// Swap used; `None` when the kernel does not account it.
     pub swap_usage: Option<u64>,
+    /// How much of its memory may be swapped out, if there is a limit of that.
+    pub swap_limit: Option<u64>,
     /// Processes in it now.
     pub processes: u64,
 }

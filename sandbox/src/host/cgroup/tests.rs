@@ -218,6 +218,7 @@ fn v2_files_are_read_and_written() {
         page_faults: 9,
         major_page_faults: 2,
         swap_usage: Some(7),
+        swap_limit: None,
         processes: 0,
     };
     assert_eq!(usage, expected);
@@ -228,6 +229,13 @@ fn v2_files_are_read_and_written() {
     };
     leaf.apply(&resources).unwrap();
     assert_eq!(leaf.usage().unwrap().memory_limit, Some(5000));
+    let swapping = Resources {
+        memory_limit: 5000,
+        memory_swap_limit: 5009,
+        ..Default::default()
+    };
+    leaf.apply(&swapping).unwrap();
+    assert_eq!(leaf.usage().unwrap().swap_limit, Some(9));
     let quota = fs::read_to_string(path.join("cpu.max")).unwrap();
     assert!(quota.starts_with('7'), "{quota}");
     // Below the usage of 1000 v2 would kill.
@@ -397,14 +405,19 @@ fn a_real_leaf_lives_and_ends() {
         assert!(begin.elapsed() < LONG, "no CPU time is counted");
     }
     // Raised, lowered, and refused without a change.
-    for limit in [128 * MIB, 32 * MIB] {
+    for (limit, swap) in [(128 * MIB, 4 * MIB), (32 * MIB, 0)] {
         let resources = Resources {
             memory_limit: limit,
-            memory_swap_limit: limit,
+            memory_swap_limit: limit + swap,
             ..Default::default()
         };
         leaf.apply(&resources).unwrap();
-        assert_eq!(leaf.usage().unwrap().memory_limit, Some(limit as u64));
+        let usage = leaf.usage().unwrap();
+        assert_eq!(usage.memory_limit, Some(limit as u64));
+        // A kernel need not account swap.
+        if parent.cgroups.layout.memsw {
+            assert_eq!(usage.swap_limit, Some(swap as u64));
+        }
     }
     let refused = Resources {
         memory_limit: 48 * MIB,

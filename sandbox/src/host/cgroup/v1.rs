@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::CgroupUsage;
-use super::write::{keyed, number, one, read};
+use super::write::{keyed, number, one, read, read_if_there};
 use crate::error::{Error, Result};
 use crate::model::Resources;
 
@@ -169,18 +169,25 @@ pub(super) fn usage(cpuacct: &Path, memory: &Path) -> Result<CgroupUsage> {
     let memory_usage = number(&memory.join("memory.usage_in_bytes"))?;
     let limit = number(&memory.join(MEMORY_LIMIT))?;
     let procs = read(&cpuacct.join("cgroup.procs"))?;
+    // No limit is shown as the largest number of whole pages.
+    let some = |limit: u64| (limit < u64::MAX >> 2).then_some(limit);
+    let memory_limit = some(limit);
+    let memsw = read_if_there(&memory.join(MEMSW_LIMIT))?;
+    let memsw = memsw.and_then(|text| text.trim().parse().ok().and_then(some));
     Ok(CgroupUsage {
         cpu_usage_ns: number(&cpuacct.join("cpuacct.usage"))?,
         memory_usage,
         memory_working_set: memory_usage.saturating_sub(keyed(&stat, "total_inactive_file")),
         memory_rss: keyed(&stat, "total_rss"),
-        // No limit is shown as the largest number of whole pages.
-        memory_limit: (limit < u64::MAX >> 2).then_some(limit),
+        memory_limit,
         page_faults: keyed(&stat, "total_pgfault"),
         major_page_faults: keyed(&stat, "total_pgmajfault"),
         swap_usage: stat
             .contains("\ntotal_swap ")
             .then(|| keyed(&stat, "total_swap")),
+        swap_limit: memsw
+            .zip(memory_limit)
+            .map(|(both, memory)| both.saturating_sub(memory)),
         processes: procs.lines().count() as u64,
     })
 }

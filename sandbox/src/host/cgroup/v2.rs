@@ -154,7 +154,11 @@ pub(super) fn usage(directory: &Path) -> Result<CgroupUsage> {
     let stat = read(&directory.join("memory.stat"))?;
     let memory_usage = number(&directory.join("memory.current"))?;
     let limit = number(&directory.join("memory.max"))?;
-    let swap = read_if_there(&directory.join("memory.swap.current"))?;
+    let swap = |file| -> Result<Option<u64>> {
+        // "max" is none.
+        let text = read_if_there(&directory.join(file))?;
+        Ok(text.and_then(|text| text.trim().parse().ok()))
+    };
     let cpu = read(&directory.join("cpu.stat"))?;
     let procs = read(&directory.join("cgroup.procs"))?;
     Ok(CgroupUsage {
@@ -165,7 +169,8 @@ pub(super) fn usage(directory: &Path) -> Result<CgroupUsage> {
         memory_limit: (limit != u64::MAX).then_some(limit),
         page_faults: keyed(&stat, "pgfault"),
         major_page_faults: keyed(&stat, "pgmajfault"),
-        swap_usage: swap.and_then(|text| text.trim().parse().ok()),
+        swap_usage: swap("memory.swap.current")?,
+        swap_limit: swap(SWAP_MAX)?,
         processes: procs.lines().count() as u64,
     })
 }
