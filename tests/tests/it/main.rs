@@ -26,6 +26,7 @@ mod masks;
 mod metrics;
 mod network;
 mod prometheus;
+mod refusals;
 mod restart;
 mod streaming;
 mod toolbox;
