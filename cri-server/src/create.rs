@@ -296,6 +296,7 @@ async fn plan(
                     cpus: cpus(limits.cpu_quota, limits.cpu_period),
                     ..wishes.http
                 },
+                services: wishes.services,
                 start_error,
                 ..WasmSection::default()
             };

@@ -78,6 +78,10 @@ pub struct WasmSection {
     /// shim understands the rest.
     #[serde(skip_serializing_if = "HttpSection::is_empty")]
     pub http: HttpSection,
+    /// Places of what components may import beside WASI. Left out when empty, so that an
+    /// older shim understands the rest.
+    #[serde(skip_serializing_if = "ServicesSection::is_empty")]
+    pub services: ServicesSection,
     /// The program may ask the daemon for further commands (see [`crate::spawner`]): it is
     /// the toolbox. Left out when false, for older shims.
     #[serde(skip_serializing_if = "is_false")]
@@ -117,6 +121,27 @@ pub struct HttpSection {
 }
 
 impl HttpSection {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Places of what components may import beside WASI: absolute paths in the container's root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServicesSection {
+    /// Directories whose files are values of `wasi:config`, the first found wins
+    /// (`criw.dev/config-dir`); empty is the engine's own default.
+    pub config_dirs: Vec<String>,
+    /// Directory of the buckets of `wasi:keyvalue` (`criw.dev/keyvalue-dir`); without, they
+    /// are in memory.
+    pub keyvalue_dir: Option<String>,
+    /// Directory of `wasi:blobstore` (`criw.dev/blobstore-dir`); without, there is none.
+    pub blobstore_dir: Option<String>,
+}
+
+impl ServicesSection {
     /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

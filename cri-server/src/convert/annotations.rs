@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use criw_engines::spec::{HttpSection, StopMode};
+use criw_engines::spec::{HttpSection, ServicesSection, StopMode};
 use criw_sandbox::model::Map;
 
 use crate::error::{Invalid, invalid};
@@ -22,6 +22,8 @@ pub struct Wishes {
     pub memory_grow_fails: bool,
     /// `criw.dev/http-*`; its `cpus` is not an annotation's.
     pub http: HttpSection,
+    /// `criw.dev/config-dir`, `criw.dev/keyvalue-dir`, `criw.dev/blobstore-dir`
+    pub services: ServicesSection,
     /// `criw.dev/toolbox: off`
     pub no_toolbox: bool,
 }
@@ -71,11 +73,20 @@ pub fn wishes(name: &str, container: &Map, pod: &Map) -> Result<Wishes, Invalid>
         max_body: number("criw.dev/http-max-body", &get, u64::MAX)?,
         cpus: None,
     };
+    let services = ServicesSection {
+        config_dirs: match get("criw.dev/config-dir") {
+            None | Some("") => Vec::new(),
+            Some(list) => directories("criw.dev/config-dir", list)?,
+        },
+        keyvalue_dir: directory("criw.dev/keyvalue-dir", &get)?,
+        blobstore_dir: directory("criw.dev/blobstore-dir", &get)?,
+    };
     Ok(Wishes {
         listen,
         stop,
         memory_grow_fails,
         http,
+        services,
         no_toolbox: no_toolbox(name, container, pod)?,
     })
 }
@@ -145,6 +156,44 @@ fn milliseconds(key: &str, text: &str) -> Result<u64, Invalid> {
     }
 }
 
+/// Directories that one container may name for its configuration.
+const MAX_DIRECTORIES: usize = 16;
+
+fn directories(key: &str, list: &str) -> Result<Vec<String>, Invalid> {
+    let all: Vec<_> = list
+        .split(',')
+        .map(|path| absolute(key, path))
+        .collect::<Result<_, _>>()?;
+    if all.len() > MAX_DIRECTORIES {
+        return invalid(format!(
+            "annotation {key} names {} directories, at most {MAX_DIRECTORIES} are possible",
+            all.len()
+        ));
+    }
+    Ok(all)
+}
+
+fn directory<'a>(
+    key: &str,
+    get: &impl Fn(&str) -> Option<&'a str>,
+) -> Result<Option<String>, Invalid> {
+    get(key)
+        .filter(|path| !path.is_empty())
+        .map(|path| absolute(key, path))
+        .transpose()
+}
+
+/// A path in the container's root; what it leads to is the container's own affair.
+fn absolute(key: &str, path: &str) -> Result<String, Invalid> {
+    let path = path.trim();
+    if !path.starts_with('/') || path.contains('\0') || path.len() > 4000 {
+        return invalid(format!(
+            "annotation {key}: {path:?} is no absolute path such as /data"
+        ));
+    }
+    Ok(path.to_owned())
+}
+
 fn address(text: &str) -> Result<String, Invalid> {
     let text = text.trim();
     let bare = text.strip_prefix("tcp://").unwrap_or(text);
@@ -187,6 +236,8 @@ mod tests {
             ("http-max-connections", "10"),
             ("http-max-requests", "3"),
             ("http-max-body", "1048576"),
+            ("config-dir", "/config, /secret"),
+            ("keyvalue-dir", " /data/kv "),
         ]);
         let expected = Wishes {
             listen: ["127.0.0.1:1", "[::]:2", "0.0.0.0:3"]
@@ -200,6 +251,11 @@ mod tests {
                 max_requests: Some(3),
                 max_body: Some(1 << 20),
                 cpus: None,
+            },
+            services: ServicesSection {
+                config_dirs: vec!["/config".to_owned(), "/secret".to_owned()],
+                keyvalue_dir: Some("/data/kv".to_owned()),
+                blobstore_dir: None,
             },
             no_toolbox: false,
         };
@@ -237,6 +293,7 @@ mod tests {
     #[test]
     fn bad_values_are_named() {
         let many = vec![":1"; 65].join(",");
+        let directories = vec!["/a"; 17].join(",");
         for (key, value) in [
             ("listen", "8080"),
             ("listen", "0.0.0.0:0"),
@@ -254,6 +311,10 @@ mod tests {
             ("http-max-requests", "10001"),
             ("http-max-body", "1Mi"),
             ("toolbox", "no"),
+            ("config-dir", "/a,,/b"),
+            ("config-dir", directories.as_str()),
+            ("keyvalue-dir", "data"),
+            ("blobstore-dir", "./data"),
         ] {
             let error = wishes("c", &map(&[(key, value)]), &Map::new()).unwrap_err();
             assert!(error.0.contains(&format!("criw.dev/{key}")), "{error}");

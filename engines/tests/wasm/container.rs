@@ -114,7 +114,13 @@ pub(crate) struct Container {
 
 /// A detached tmpfs with these files.
 pub(crate) fn tmpfs(files: &[(&str, &str)]) -> OwnedFd {
+    tmpfs_of("50%", files)
+}
+
+/// One of this size, that everybody may write to.
+pub(crate) fn tmpfs_of(size: &str, files: &[(&str, &str)]) -> OwnedFd {
     let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    rustix::mount::fsconfig_set_string(&context, "size", size).unwrap();
     rustix::mount::fsconfig_create(&context).unwrap();
     let mount = rustix::mount::fsmount(
         &context,

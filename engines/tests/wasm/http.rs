@@ -31,7 +31,18 @@ fn serve_with(http: HttpSection, change: impl FnOnce(&mut Plan)) -> Served {
         ..Plan::default()
     };
     change(&mut plan);
-    let code = compile(&component("proxy")).unwrap();
+    start("proxy", plan, network)
+}
+
+/// Serves another guest.
+pub(crate) fn serve_component(name: &str, mut plan: Plan) -> Served {
+    let network = network();
+    plan.network = Some(network.try_clone().unwrap());
+    start(name, plan, network)
+}
+
+fn start(name: &str, plan: Plan, network: OwnedFd) -> Served {
+    let code = compile(&component(name)).unwrap();
     let container = Container::create(&code, plan).unwrap();
     assert_eq!(container.call(&Request::Start), Reply::Started);
     Served { container, network }
@@ -46,7 +57,7 @@ pub(crate) fn serve(http: HttpSection) -> Served {
 pub(crate) struct Response {
     pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
     pub(crate) whole: bool,
 }
 

@@ -14,4 +14,5 @@ mod isolation;
 mod network;
 mod outbound;
 mod output;
+mod services;
 mod speed;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use criw_engines::engine::{Outcome, Program, Surroundings};
-use criw_engines::spec::WasmSection;
+use criw_engines::spec::{ServicesSection, WasmSection};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -12,6 +12,7 @@ use crate::failure;
 use crate::host::{self, State};
 use crate::limits::MemoryLimit;
 use crate::net::Net;
+use crate::services::Services;
 use crate::world::{World, runtime};
 
 /// A linked component that waits for "go".
@@ -19,6 +20,7 @@ pub(crate) struct ComponentProgram {
     engine: Engine,
     linked: CommandPre<State>,
     world: World,
+    services: ServicesSection,
     memory: Option<MemoryLimit>,
     settled: Option<(tokio::runtime::Runtime, Store<State>)>,
 }
@@ -41,6 +43,7 @@ impl ComponentProgram {
             engine: engine.clone(),
             linked,
             world,
+            services: wasm.services.clone(),
             memory: Some(MemoryLimit::new(wasm.memory_limit, wasm.memory_grow_fails)),
             settled: None,
         })
@@ -51,12 +54,17 @@ impl Program for ComponentProgram {
     fn settle(&mut self, surroundings: Surroundings) -> Result<(), String> {
         let runtime = runtime()?;
         let net = Arc::new(Net::new(&self.world, surroundings.stdio.stderr.clone()));
+        let services = Services::new(
+            &self.services,
+            &self.world,
+            surroundings.stdio.stderr.clone(),
+        );
         let wasi = {
             let _inside = runtime.enter();
             self.world.builder(surroundings.stdio, 1)?.build()
         };
         let memory = self.memory.take().ok_or("settled twice")?;
-        let mut store = Store::new(&self.engine, State::new(wasi, net, memory));
+        let mut store = Store::new(&self.engine, State::new(wasi, net, services, memory));
         store.limiter(|state| &mut state.memory);
         self.settled = Some((runtime, store));
         Ok(())

@@ -14,6 +14,7 @@ use crate::limits::MemoryLimit;
 use crate::lookup::LookupView;
 use crate::net::Net;
 use crate::outbound::Hooks;
+use crate::services::{self, Services};
 use crate::worlds;
 
 /// Bytes of one set of headers as they lie in memory.
@@ -25,11 +26,17 @@ pub(crate) struct State {
     table: ResourceTable,
     http: WasiHttpCtx,
     hooks: Hooks,
+    pub(crate) services: Arc<Services>,
     pub(crate) memory: MemoryLimit,
 }
 
 impl State {
-    pub(crate) fn new(wasi: WasiCtx, net: Arc<Net>, memory: MemoryLimit) -> Self {
+    pub(crate) fn new(
+        wasi: WasiCtx,
+        net: Arc<Net>,
+        services: Arc<Services>,
+        memory: MemoryLimit,
+    ) -> Self {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         Self {
@@ -37,8 +44,14 @@ impl State {
             table: ResourceTable::new(),
             http,
             hooks: Hooks::new(net),
+            services,
             memory,
         }
+    }
+
+    /// What the instance has handles of.
+    pub(crate) fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
     }
 }
 
@@ -100,5 +113,5 @@ fn add_interfaces(
     if worlds::uses_http(engine, component) {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     }
-    Ok(())
+    services::link(engine, component, linker)
 }

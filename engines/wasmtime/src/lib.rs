@@ -17,6 +17,7 @@
 //!     roots      TLS and whom to trust
 //!     lookup     wasi:sockets/ip-name-lookup
 //!     resolver   names to addresses
+//!   services   logging, config, keyvalue, blobstore
 //!   world      argv, env, root and streams for all
 //!   input      standard input, not a byte ahead of the guest
 //!   toolbox    what the toolbox imports besides: commands, pipes, connections
@@ -47,6 +48,7 @@ mod proxy;
 mod read_only;
 mod resolver;
 mod roots;
+mod services;
 pub mod settings;
 mod sockets;
 mod toolbox;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use criw_engines::drain::Drain;
 use criw_engines::engine::{Outcome, Program, Surroundings};
-use criw_engines::spec::WasmSection;
+use criw_engines::spec::{ServicesSection, WasmSection};
 use tokio::runtime::Runtime;
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -27,6 +27,7 @@ use crate::failure;
 use crate::host::{self, State};
 use crate::limits::MemoryLimit;
 use crate::net::Net;
+use crate::services::Services;
 use crate::world::{World, runtime};
 
 mod accept;
@@ -47,6 +48,7 @@ pub(crate) struct ProxyProgram {
     linked: ProxyPre<State>,
     world: World,
     settings: Settings,
+    services: ServicesSection,
     memory: MemoryLimit,
     settled: Option<(Runtime, Arc<Server>, Arc<Drain>)>,
 }
@@ -67,6 +69,7 @@ impl ProxyProgram {
             linked,
             world,
             settings,
+            services: wasm.services.clone(),
             memory: MemoryLimit::new(wasm.memory_limit, wasm.memory_grow_fails),
             settled: None,
         })
@@ -80,6 +83,7 @@ impl Program for ProxyProgram {
             engine: self.engine.clone(),
             linked: self.linked.clone(),
             net: Arc::new(Net::new(&self.world, stdio.stderr.clone())),
+            services: Services::new(&self.services, &self.world, stdio.stderr.clone()),
             world: std::mem::take(&mut self.world),
             outputs: (stdio.stdout, stdio.stderr),
             memory: self.memory.share(),

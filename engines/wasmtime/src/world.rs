@@ -7,6 +7,7 @@
 //! components, by `initial-cwd`; wasi-libc starts in `/`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::input::Input;
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtxBuilder, async_trait};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
     args: Vec<String>,
-    env: Vec<(String, String)>,
+    env: Arc<Vec<(String, String)>>,
     cwd: String,
     ids: String,
 }
@@ -43,7 +44,7 @@ impl World {
         }
         Self {
             args: process.args().clone().unwrap_or_default(),
-            env,
+            env: Arc::new(env),
             cwd,
             ids: ids(process.user()),
         }
@@ -90,7 +91,7 @@ impl World {
         let mut builder = WasiCtxBuilder::new();
         builder
             .args(&self.args)
-            .envs(&self.env)
+            .envs(self.env.as_slice())
             .initial_cwd(&self.cwd)
             .inherit_network()
             .allow_tcp(true)
@@ -116,7 +117,12 @@ impl World {
     /// Takes a variable that is meant for the engine away from the guest.
     pub(crate) fn take_variable(&mut self, name: &str) -> Option<String> {
         let index = self.env.iter().position(|(key, _)| key == name)?;
-        Some(self.env.remove(index).1)
+        Some(Arc::make_mut(&mut self.env).remove(index).1)
+    }
+
+    /// All variables.
+    pub(crate) fn env(&self) -> Arc<Vec<(String, String)>> {
+        Arc::clone(&self.env)
     }
 }
 

@@ -3,8 +3,8 @@
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::foreign;
 use crate::settings::INCOMING_HANDLER;
+use crate::{foreign, services};
 
 /// How a component is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,8 @@ const RUN: &str = "wasi:cli/run@0.2";
 /// What this engine runs, for error texts.
 const RUNS: &str = "this engine runs components of the worlds wasi:cli/command 0.2 and wasi:http/proxy 0.2, and core modules of WASI preview 1";
 
-/// Interfaces that are provided, without their version, which is 0.2.
+/// Interfaces that are provided, without their version, which is 0.2. Those of
+/// [`crate::services`] come besides.
 const PROVIDED: &[&str] = &[
     "wasi:cli/environment",
     "wasi:cli/exit",
@@ -96,8 +97,9 @@ pub(crate) fn unknown_imports(engine: &Engine, component: &Component) -> Option<
         return None;
     }
     Some(format!(
-        "unknown imports: {}, which neither the engine nor another component of the image, its image volumes or the pod's containers provides; {RUNS}{}",
+        "unknown imports: {}, which neither the engine nor another component of the image, its image volumes or the pod's containers provides; {RUNS}{}{}",
         list(&unknown),
+        other_versions(&unknown),
         foreign::hint(unknown.iter().copied())
     ))
 }
@@ -114,7 +116,22 @@ fn imports(engine: &Engine, component: &Component) -> impl Iterator<Item = Strin
 /// Whether the engine itself brings what is imported by this name.
 pub(crate) fn is_provided(import: &str) -> bool {
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));
-    PROVIDED.contains(&interface) && (version == "0.2" || version.starts_with("0.2."))
+    let released = PROVIDED.contains(&interface);
+    released && (version == "0.2" || version.starts_with("0.2.")) || services::provide(import)
+}
+
+/// What to do about a draft of another date than ours.
+fn other_versions(unknown: &[&str]) -> String {
+    let known: Vec<_> = unknown
+        .iter()
+        .map(|name| (name, services::other_versions(name)))
+        .filter(|(_, versions)| !versions.is_empty())
+        .map(|(name, versions)| {
+            let interface = name.split('@').next().unwrap_or_default();
+            format!("; {interface} is provided as {}", versions.join(", "))
+        })
+        .collect();
+    known.concat()
 }
 
 fn list(names: &[&str]) -> String {
@@ -161,11 +178,21 @@ mod tests {
             ("wasi:cli/stdout@0.3.0", false),
             ("wasi:cli/stdout@0.20.0", false),
             ("wasi:cli/stdout", false),
-            ("wasi:keyvalue/store@0.2.0-draft", false),
+            ("wasi:keyvalue/store@0.2.0-draft", true),
+            ("wasi:keyvalue/store@0.2.0", false),
             ("a:b/c@0.2.0", false),
         ] {
             assert_eq!(is_provided(import), expected, "{import}");
         }
+    }
+
+    #[test]
+    fn drafts_of_another_date_are_told_ours() {
+        let text = other_versions(&["a:b/c@1.0.0", "wasi:config/store@0.2.0"]);
+        assert_eq!(
+            text,
+            "; wasi:config/store is provided as 0.2.0-draft, 0.2.0-draft-2024-09-27, 0.2.0-rc.1"
+        );
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod network;
 mod prometheus;
 mod refusals;
 mod restart;
+mod services;
 mod streaming;
 mod toolbox;
 mod users;

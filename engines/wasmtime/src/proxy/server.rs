@@ -25,6 +25,7 @@ use crate::failure;
 use crate::host::State;
 use crate::limits::MemoryLimit;
 use crate::net::Net;
+use crate::services::Services;
 use crate::world::World;
 
 /// How long a request waits for a place inside the guest.
@@ -40,6 +41,7 @@ pub(crate) struct Server {
     pub(super) world: World,
     pub(super) outputs: (Output, Output),
     pub(super) net: Arc<Net>,
+    pub(super) services: Arc<Services>,
     pub(super) memory: MemoryLimit,
     pub(super) settings: Settings,
     pub(super) admission: Admission,
@@ -130,7 +132,12 @@ impl Server {
     fn store(&self, id: u64) -> Result<Store<State>, String> {
         let (stdout, stderr) = self.outputs.clone();
         let wasi = self.world.for_request(id, stdout, stderr)?.build();
-        let state = State::new(wasi, Arc::clone(&self.net), self.memory.share());
+        let state = State::new(
+            wasi,
+            Arc::clone(&self.net),
+            Arc::clone(&self.services),
+            self.memory.share(),
+        );
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(1);
