@@ -150,7 +150,7 @@ pub fn find(place: &Place, word: &str, multicall: bool) -> Result<Program, Unfit
     }
     match place.modules.as_slice() {
         [only] if multicall => {
-            let export = spellings(word).nth(1).and_then(|(_, export)| export);
+            let export = spellings(word).last().and_then(|(_, export)| export);
             Ok(Program::Wasm(
                 Module::Stored(only.digest.clone()),
                 export.map(str::to_owned),
@@ -181,13 +181,15 @@ fn not_found(place: &Place, word: &str, modules: &[WasmModule]) -> String {
     )
 }
 
-/// As it stands, then split at the last `#`.
+/// As it stands, then split at each `#`, the last one first: a component's functions inside
+/// of an interface have one in their name.
 pub fn spellings(word: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
-    let split = word
-        .rsplit_once('#')
+    let splits = word
+        .rmatch_indices('#')
+        .map(|(at, _)| (&word[..at], &word[at + 1..]))
         .filter(|(name, export)| !name.is_empty() && !export.is_empty())
         .map(|(name, export)| (name, Some(export)));
-    std::iter::once((word, None)).chain(split)
+    std::iter::once((word, None)).chain(splits)
 }
 
 /// Paths in the container, in the order of the search. The working directory comes last
@@ -495,7 +497,14 @@ mod tests {
         assert_eq!(paths("../../../x", "/bin", "/srv"), ["/x"]);
         assert_eq!(paths("/a/./b", "/bin", "/srv"), ["/a/b"]);
         let split: Vec<_> = spellings("/a#b#run").collect();
-        assert_eq!(split, [("/a#b#run", None), ("/a#b", Some("run"))]);
+        assert_eq!(
+            split,
+            [
+                ("/a#b#run", None),
+                ("/a#b", Some("run")),
+                ("/a", Some("b#run"))
+            ]
+        );
         assert_eq!(spellings("#run").count(), 1);
     }
 

@@ -25,12 +25,14 @@ for source in "$here"/components/*.c; do
     name=$(basename "$source" .c)
     wasm=$out/$name.component.wasm
     if [ -f "$wasm" ] && [ "$wasm" -nt "$source" ] && [ "$wasm" -nt "$here/components/wasi.h" ] &&
-        [ "$wasm" -nt "$here/components/services.h" ] && [ "$wasm" -nt "$here/components/guests.wit" ] && [ "$wasm" -nt "$0" ]; then
+        [ "$wasm" -nt "$here/components/services.h" ] && [ "$wasm" -nt "$here/components/wasi3.h" ] && [ "$wasm" -nt "$here/components/guests.wit" ] && [ "$wasm" -nt "$0" ]; then
         continue
     fi
     case $name in
         net | httpd | services) world=command ;;
         greeter | words | tone) world=$name ;;
+        async) world=async-command ;;
+        service | jobs) world=$name ;;
         *) world=proxy ;;
     esac
     ${WASI_CC:-clang} --target=wasm32-wasi --sysroot=/usr -nostdlib -O2 -Wall -Wextra -Werror \

@@ -56,7 +56,7 @@ pub(crate) fn serve(http: HttpSection) -> Served {
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
-    head: String,
+    pub(crate) head: String,
     pub(crate) body: String,
     pub(crate) whole: bool,
 }
@@ -553,11 +553,11 @@ fn what_runs_here_is_said_to_components_that_do_not() {
         (
             r#"(component
                 (import "wasi:keyvalue/store@0.2.0" (instance (export "get" (func))))
-                (import "wasi:cli/stdout@0.3.0" (instance (export "x" (func))))
+                (import "wasi:cli/stdout@0.4.0" (instance (export "x" (func))))
                 (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#,
             [
-                "wasi:keyvalue/store@0.2.0",
-                "wasi:cli/stdout@0.3.0",
+                "wasi:keyvalue/store is provided as 0.2.0-draft, 0.2.0-draft2",
+                "wasi:cli/stdout@0.4.0",
                 "wasi:http/proxy 0.2",
             ],
         ),

@@ -7,6 +7,7 @@
 
 mod container;
 mod ends;
+mod exports;
 mod flood;
 mod guests;
 mod http;
@@ -14,5 +15,6 @@ mod isolation;
 mod network;
 mod outbound;
 mod output;
+mod preview3;
 mod services;
 mod speed;

@@ -377,7 +377,7 @@ fn objects_live_on_the_volume() {
         &code,
         plan(on_volume(), &["blob-sum:c:big", "blob-info:c:b"]),
     );
-    let sum = (320 * 256 * (255 * 256 / 2)).to_string();
+    let sum = (320_u64 * 256 * (255 * 256 / 2)).to_string();
     assert_eq!(lines, ["20971520", &sum, "in c", "10", "1"], "{log:?}");
     let left = std::fs::read_dir(data.path().join(".new")).unwrap().count();
     assert_eq!(left, 0);

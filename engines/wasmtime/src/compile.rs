@@ -45,8 +45,7 @@ pub fn run(mut words: impl Iterator<Item = OsString>) -> Result<Vec<String>, Fai
         }),
         (Some(word), None) if word == "--link" => compile(linked),
         (Some(word), None) if word == "--fingerprint" => {
-            let (run, serve) = (new_engine(Purpose::Run)?, new_engine(Purpose::Serve)?);
-            println!("{}", settings::fingerprint([&run, &serve]));
+            println!("{}", settings::fingerprint(&engines()?));
             Ok(Vec::new())
         }
         _ => Err(Failure::Internal(
@@ -55,14 +54,22 @@ pub fn run(mut words: impl Iterator<Item = OsString>) -> Result<Vec<String>, Fai
     }
 }
 
-fn new_engine(purpose: Purpose) -> Result<Engine, Failure> {
-    settings::engine(purpose).map_err(|error| Failure::Internal(text(&error)))
+/// One for each of [`Purpose::ALL`].
+fn engines() -> Result<Vec<Engine>, Failure> {
+    let engines = Purpose::ALL.map(settings::engine).into_iter();
+    let engines = engines.collect::<wasmtime::Result<_>>();
+    engines.map_err(|error| Failure::Internal(text(&error)))
 }
 
 /// `read` sees hostile bytes, so it is called after the lock-up.
 fn compile(read: impl FnOnce() -> Result<Vec<u8>, Failure>) -> Result<Vec<String>, Failure> {
     // Looks at the CPU, and at nothing that came from outside.
-    let (run, serve) = (new_engine(Purpose::Run)?, new_engine(Purpose::Serve)?);
+    let engines = engines()?;
+    let of = |wanted: Purpose| {
+        let at = Purpose::ALL.iter().position(|purpose| *purpose == wanted);
+        at.map(|at| &engines[at])
+            .ok_or_else(|| Failure::Internal(format!("no engine for {wanted:?}")))
+    };
     lockup::lock_up().map_err(Failure::Internal)?;
     let module = read()?;
     let mut unmet = Vec::new();
@@ -70,12 +77,18 @@ fn compile(read: impl FnOnce() -> Result<Vec<u8>, Failure>) -> Result<Vec<String
         let outline = Outline::of(&module).unwrap_or_default();
         let names = link::unmet(&outline).into_iter();
         unmet.extend(names.take(MAX_UNMET).map(str::to_owned));
-        match outline.exports_any(settings::INCOMING_HANDLER) {
-            true => serve.precompile_component(&module),
-            false => run.precompile_component(&module),
+        let purpose = purpose(&outline);
+        let concurrent = Purpose {
+            concurrent: true,
+            ..purpose
+        };
+        match of(purpose)?.precompile_component(&module) {
+            // Async functions inside, and none of it in the names that it shows.
+            Err(_) if purpose != concurrent => of(concurrent)?.precompile_component(&module),
+            compiled => compiled,
         }
     } else {
-        run.precompile_module(&module)
+        of(Purpose::RUN)?.precompile_module(&module)
     };
     let code = code.map_err(|error| Failure::Invalid(text(&error)))?;
     let mut output = std::io::stdout().lock();
@@ -131,6 +144,17 @@ fn is_component(module: &[u8]) -> bool {
     module.get(6..8) == Some(&[1, 0])
 }
 
+/// Whether a component exports a handler of HTTP requests, and has to do with WASI 0.3.
+fn purpose(outline: &Outline) -> Purpose {
+    let mut names = outline.imports.iter().chain(&outline.exports);
+    Purpose {
+        serves: settings::HANDLERS
+            .iter()
+            .any(|handler| outline.exports_any(handler)),
+        concurrent: names.any(|name| settings::is_preview_3(name)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,32 +183,40 @@ mod tests {
     }
 
     #[test]
-    fn what_serves_is_told_by_the_outermost_exports() {
-        let handler = |version: &str| {
-            format!(
-                r#"(instance $i) (export "wasi:http/incoming-handler@{version}" (instance $i))"#
-            )
-        };
+    fn the_purpose_is_told_by_the_outermost_names() {
+        let export = |name: &str| format!(r#"(instance $i) (export "{name}" (instance $i))"#);
+        let handler = |version: &str| export(&format!("wasi:http/incoming-handler@{version}"));
         for (text, expected) in [
-            ("(component)".to_owned(), false),
-            (format!("(component {})", handler("0.2.0")), true),
-            (format!("(component {})", handler("0.2.6")), true),
-            (format!("(component {})", handler("0.3.0")), false),
+            ("(component)".to_owned(), Purpose::RUN),
+            (format!("(component {})", handler("0.2.0")), Purpose::SERVE),
+            (format!("(component {})", handler("0.2.6")), Purpose::SERVE),
+            (
+                format!("(component {})", export("wasi:http/handler@0.3.0")),
+                Purpose::SERVE_CONCURRENT,
+            ),
+            (
+                format!("(component {})", export("wasi:cli/run@0.3.1")),
+                Purpose::RUN_CONCURRENT,
+            ),
+            (
+                format!("(component {})", export("wasi:cli/run@0.3.0-rc-1")),
+                Purpose::RUN,
+            ),
+            (
+                r#"(component (import "wasi:random/random@0.3.0" (instance)))"#.to_owned(),
+                Purpose::RUN_CONCURRENT,
+            ),
             (
                 format!("(component (core module) {})", handler("0.2.0")),
-                true,
+                Purpose::SERVE,
             ),
             (
                 format!("(component (component {}))", handler("0.2.0")),
-                false,
+                Purpose::RUN,
             ),
         ] {
             let outline = Outline::of(&wat::parse_str(&text).unwrap()).unwrap();
-            assert_eq!(
-                outline.exports_any(settings::INCOMING_HANDLER),
-                expected,
-                "{text}"
-            );
+            assert_eq!(purpose(&outline), expected, "{text}");
         }
     }
 }

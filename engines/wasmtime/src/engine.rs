@@ -8,7 +8,7 @@ use criw_engines::spec::{EngineSection, Role, Spec, WasmSection};
 use wasmtime::component::Component;
 use wasmtime::{Module, Precompiled};
 
-use crate::component::ComponentProgram;
+use crate::component::{self, ComponentProgram};
 use crate::failure;
 use crate::module::ModuleProgram;
 use crate::proxy::{self, ProxyProgram};
@@ -27,7 +27,7 @@ impl Engine for Wasmtime {
             return Err("the spec is not for a Wasm engine".to_owned());
         };
         open_randomness();
-        let engine = new_engine(Purpose::Run)?;
+        let engine = new_engine(Purpose::RUN)?;
         let world = World::new(spec.oci.process().as_ref());
         let file = File::from(code);
         match kind(&file)? {
@@ -43,17 +43,24 @@ impl Engine for Wasmtime {
                 if worlds::uses_http(&engine, &component) {
                     roots::open_randomness()?;
                 }
-                match worlds::of(&engine, &component)? {
-                    worlds::World::Command => {
-                        let program = ComponentProgram::link(&engine, &component, wasm, world)?;
+                let entry = worlds::of(&engine, &component, wasm.export.as_deref())?;
+                match entry {
+                    worlds::World::Proxy | worlds::World::Service
+                        if spec.criw.role == Role::Exec =>
+                    {
+                        Err(
+                            "the component serves HTTP (wasi:http): it is a container's main program, not one to exec"
+                                .to_owned(),
+                        )
+                    }
+                    worlds::World::Proxy | worlds::World::Service => {
+                        let linked = proxy::Linked::new(&engine, &component, &entry)?;
+                        let program = ProxyProgram::new(&engine, linked, wasm, world)?;
                         Ok(Box::new(program))
                     }
-                    worlds::World::Proxy if spec.criw.role == Role::Exec => Err(
-                        "the component serves HTTP (wasi:http/proxy): it is a container's main program, not one to exec"
-                            .to_owned(),
-                    ),
-                    worlds::World::Proxy => {
-                        let program = ProxyProgram::link(&engine, &component, wasm, world)?;
+                    _ => {
+                        let linked = component::Linked::new(&engine, &component, entry)?;
+                        let program = ComponentProgram::new(&engine, linked, wasm, world);
                         Ok(Box::new(program))
                     }
                 }
@@ -101,7 +108,7 @@ fn load_module(engine: &wasmtime::Engine, file: File) -> Result<Module, String> 
     unsafe { Module::deserialize_open_file(engine, file) }.map_err(|error| load(&error))
 }
 
-/// A component is compiled for one of the two purposes, and only its code knows which.
+/// A component is compiled for one of the purposes, and only its code knows which.
 fn load_component(
     run: wasmtime::Engine,
     file: &File,
@@ -111,6 +118,14 @@ fn load_component(
         Ok(component) => return Ok((run, component)),
         Err(error) => error,
     };
+    let try_with = |purpose| {
+        let engine = new_engine(purpose).ok()?;
+        let component = map_component(&engine, file).ok()?;
+        Some((engine, component))
+    };
+    if let Some(found) = try_with(Purpose::RUN_CONCURRENT) {
+        return Ok(found);
+    }
     // With the room for all requests, and for the instance that is tried at the start.
     let instances = proxy::max_requests(&wasm.http).saturating_add(1);
     if let Ok(pool) = settings::pooling_engine(instances)
@@ -118,11 +133,11 @@ fn load_component(
     {
         return Ok((pool, component));
     }
-    let serve = new_engine(Purpose::Serve)?;
-    match map_component(&serve, file) {
-        Ok(component) => Ok((serve, component)),
-        Err(_) => Err(first),
-    }
+    // Of WASI 0.3 without a pool: how many stacks an instance needs is the guest's affair.
+    [Purpose::SERVE, Purpose::SERVE_CONCURRENT]
+        .into_iter()
+        .find_map(try_with)
+        .ok_or(first)
 }
 
 #[allow(
@@ -136,11 +151,6 @@ fn map_component(engine: &wasmtime::Engine, file: &File) -> Result<Component, St
 
 /// What only makes sense for a core module is not silently ignored.
 fn refuse_module_settings(wasm: &WasmSection) -> Result<(), String> {
-    if let Some(export) = &wasm.export {
-        return Err(format!(
-            "the module is a component, and a component has no entry function \"{export}\" to choose: remove \"#{export}\""
-        ));
-    }
     if !wasm.listen.is_empty() {
         return Err(
             "the module is a component: it opens its own sockets (wasi:sockets), preopened listeners are for WASI preview 1"

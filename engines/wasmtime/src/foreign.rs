@@ -43,7 +43,22 @@ const HOSTS: &[(&str, &str)] = &[
     ("wbg::", BROWSER),
     ("fermyon:spin/", SPIN),
     ("spin:", SPIN),
+    (
+        "wasmcloud:",
+        "it uses interfaces of wasmCloud; build it with standard ones only (wasi:http, wasi:keyvalue, wasi:config, wasi:blobstore)",
+    ),
+    (
+        "wasi:messaging/",
+        "it uses wasi:messaging, which is not provided here; let it serve wasi:http or run as a command instead",
+    ),
+    ("wasi:nn/", "it uses wasi-nn, which is not provided here"),
 ];
+
+/// What the version of a candidate of WASI 0.3 holds.
+const CANDIDATE: &str = "@0.3.0-rc";
+
+const OF_CANDIDATE: &str =
+    "it is made for a candidate of WASI 0.3; build it for the release, 0.3.0";
 
 const PROXY_WASM: &str =
     "it is a proxy-wasm filter, which runs inside Envoy; use it in a WasmPlugin instead of a pod";
@@ -51,15 +66,23 @@ const BROWSER_GO: &str = "Go made it for browsers (GOOS=js); build it with GOOS=
 const BROWSER: &str =
     "wasm-bindgen made it for browsers; build it for wasm32-wasip1 or wasm32-wasip2";
 const SPIN: &str = "it is a Spin component, which is not supported yet; \
-     build it with standard interfaces only (wasi:http, wasi:cli)";
+     build it with standard interfaces only (wasi:http, wasi:cli, wasi:keyvalue, wasi:config)";
 
 /// The sentence for the first name that tells, with what joins it to the text before it.
 pub(crate) fn hint<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names
         .into_iter()
-        .find_map(|name| HOSTS.iter().find(|(start, _)| name.starts_with(start)))
-        .map(|(_, sentence)| format!("; {sentence}"))
+        .find_map(sentence)
+        .map(|sentence| format!("; {sentence}"))
         .unwrap_or_default()
+}
+
+fn sentence(name: &str) -> Option<&'static str> {
+    if name.contains(CANDIDATE) {
+        return Some(OF_CANDIDATE);
+    }
+    let found = HOSTS.iter().find(|(start, _)| name.starts_with(start));
+    found.map(|(_, sentence)| *sentence)
 }
 
 #[cfg(test)]
@@ -75,6 +98,8 @@ mod tests {
             (&["wasi_snapshot_preview1::sock_open"], "WasmEdge"),
             (&["gojs::runtime.wasmExit"], "GOOS=wasip1"),
             (&["fermyon:spin/key-value"], "Spin"),
+            (&["wasi:messaging/consumer@0.2.0-draft"], "messaging"),
+            (&["wasi:cli/run@0.3.0-rc-2026-03-15"], "0.3.0"),
         ] {
             assert!(hint(names.iter().copied()).contains(part), "{names:?}");
         }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use wasmtime::component::{Component, HasData, InstancePre, Linker, ResourceTable};
+use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime::{Engine, Result};
 use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup;
+use wasmtime_wasi::p3::bindings::sockets as sockets_3;
 use wasmtime_wasi::sockets::WasiSocketsView;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::failure;
 use crate::limits::MemoryLimit;
-use crate::lookup::LookupView;
+use crate::lookup::{Lookup, LookupView};
 use crate::net::Net;
 use crate::outbound::Hooks;
 use crate::services::{self, Services};
@@ -74,13 +75,6 @@ impl WasiHttpView for State {
     }
 }
 
-/// Names our `wasi:sockets/ip-name-lookup` to the linker.
-struct Lookup;
-
-impl HasData for Lookup {
-    type Data<'a> = LookupView<'a>;
-}
-
 fn lookup(state: &mut State) -> LookupView<'_> {
     let net = state.hooks.net();
     LookupView::new(state.sockets(), net)
@@ -110,8 +104,25 @@ fn add_interfaces(
     linker.allow_shadowing(true);
     ip_name_lookup::add_to_linker::<State, Lookup>(linker, lookup)?;
     linker.allow_shadowing(false);
-    if worlds::uses_http(engine, component) {
+    let http = worlds::uses_http(engine, component);
+    if http {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     }
+    if worlds::uses_preview_3(engine, component) {
+        add_preview_3(linker, http)?;
+    }
     services::link(engine, component, linker)
+}
+
+/// WASI 0.3, beside which a component may use 0.2.
+fn add_preview_3(linker: &mut Linker<State>, http: bool) -> Result<()> {
+    wasmtime_wasi::p3::add_to_linker(linker)?;
+    // For the reason above.
+    linker.allow_shadowing(true);
+    sockets_3::ip_name_lookup::add_to_linker::<State, Lookup>(linker, lookup)?;
+    linker.allow_shadowing(false);
+    if http {
+        wasmtime_wasi_http::p3::add_to_linker(linker)?;
+    }
+    Ok(())
 }

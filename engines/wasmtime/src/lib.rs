@@ -10,8 +10,8 @@
 //!   sockets    preopened TCP listeners of a preview 1 guest
 //!   worlds     which world a component is of
 //!   host       what components import
-//!   component  wasi:cli/command 0.2
-//!   proxy      wasi:http/proxy 0.2: the HTTP server
+//!   component  wasi:cli/command 0.2 and 0.3, and other functions of a component
+//!   proxy      wasi:http/proxy 0.2 and wasi:http/service 0.3: the HTTP server
 //!   net        what instances share to reach others
 //!     outbound   wasi:http/outgoing-handler
 //!     roots      TLS and whom to trust

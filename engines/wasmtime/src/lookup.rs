@@ -1,6 +1,6 @@
-//! `wasi:sockets/ip-name-lookup` on our own resolver.
+//! `wasi:sockets/ip-name-lookup` 0.2 and 0.3 on our own resolver.
 //!
-//! wasmtime-wasi's type of an address stream cannot be made outside of it. It only
+//! wasmtime-wasi's type of an address stream of 0.2 cannot be made outside of it. It only
 //! names a handle, so ours lies in the table under the same number.
 
 use std::net::IpAddr;
@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use wasmtime::Result;
-use wasmtime::component::Resource;
+use wasmtime::component::{Accessor, HasData, Resource};
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
     Host, HostResolveAddressStream, ResolveAddressStream,
 };
 use wasmtime_wasi::p2::bindings::sockets::network::{self, ErrorCode, IpAddress};
 use wasmtime_wasi::p2::{DynPollable, Network, Pollable, SocketError, subscribe};
+use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as lookup_3, types as types_3};
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi::sockets::WasiSocketsCtxView;
 
@@ -135,3 +136,29 @@ impl HostResolveAddressStream for LookupView<'_> {
         Ok(())
     }
 }
+
+/// Names the interface's host to the linker.
+pub(crate) struct Lookup;
+
+impl HasData for Lookup {
+    type Data<'a> = LookupView<'a>;
+}
+
+impl<T> lookup_3::HostWithStore<T> for Lookup {
+    async fn resolve_addresses(
+        accessor: &Accessor<T, Self>,
+        name: String,
+    ) -> Result<std::result::Result<Vec<types_3::IpAddress>, lookup_3::ErrorCode>> {
+        let net = accessor.with(|mut access| Arc::clone(&access.get().net));
+        let found = net.lookup(&name).await;
+        Ok(found
+            .map(|addresses| addresses.into_iter().map(Into::into).collect())
+            .map_err(|error| match error {
+                LookupError::Invalid => lookup_3::ErrorCode::InvalidArgument,
+                LookupError::NotFound => lookup_3::ErrorCode::NameUnresolvable,
+                LookupError::Temporary => lookup_3::ErrorCode::TemporaryResolverFailure,
+            }))
+    }
+}
+
+impl lookup_3::Host for LookupView<'_> {}

@@ -1,11 +1,12 @@
-//! A component of the world `wasi:http/proxy` 0.2: served on the pod's addresses, a
-//! fresh instance for each request.
+//! A component of the world `wasi:http/proxy` 0.2 or `wasi:http/service` 0.3: served on the
+//! pod's addresses, a fresh instance for each request.
 //!
 //! ```text
 //!   settings    address and bounds, from environment and spec
 //!   accept      listen, accept, refuse, drain
 //!   connection  HTTP/1.1 and HTTP/2 on one connection
 //!   server      a request -> an instance -> a response
+//!   service     the same for WASI 0.3
 //!   exchange    what both sides of one request know: progress, failure; its bodies
 //!   ticker      lets requests that compute take turns
 //! ```
@@ -22,6 +23,7 @@ use tokio::runtime::Runtime;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::failure;
 use crate::host::{self, State};
@@ -29,12 +31,14 @@ use crate::limits::MemoryLimit;
 use crate::net::Net;
 use crate::services::Services;
 use crate::world::{World, runtime};
+use crate::worlds;
 
 mod accept;
 mod connection;
 mod exchange;
 mod patience;
 mod server;
+mod service;
 mod settings;
 mod ticker;
 
@@ -42,10 +46,32 @@ use server::Server;
 use settings::Settings;
 pub(crate) use settings::max_requests;
 
+/// What answers requests.
+#[derive(Clone)]
+pub(crate) enum Linked {
+    Proxy(ProxyPre<State>),
+    Service(ServicePre<State>),
+}
+
+impl Linked {
+    pub(crate) fn new(
+        engine: &Engine,
+        component: &Component,
+        entry: &worlds::World,
+    ) -> Result<Self, String> {
+        let linked = host::link(engine, component)?;
+        let linked = match entry {
+            worlds::World::Service => ServicePre::new(linked).map(Self::Service),
+            _ => ProxyPre::new(linked).map(Self::Proxy),
+        };
+        linked.map_err(|error| format!("link wasi:http: {}", failure::text(&error)))
+    }
+}
+
 /// A linked component that waits for "go".
 pub(crate) struct ProxyProgram {
     engine: Engine,
-    linked: ProxyPre<State>,
+    linked: Linked,
     world: World,
     settings: Settings,
     services: ServicesSection,
@@ -54,16 +80,13 @@ pub(crate) struct ProxyProgram {
 }
 
 impl ProxyProgram {
-    pub(crate) fn link(
+    pub(crate) fn new(
         engine: &Engine,
-        component: &Component,
+        linked: Linked,
         wasm: &WasmSection,
         mut world: World,
     ) -> Result<Self, String> {
         let settings = Settings::new(&mut world, &wasm.http)?;
-        let linked = host::link(engine, component)?;
-        let linked = ProxyPre::new(linked)
-            .map_err(|error| format!("link wasi:http/proxy: {}", failure::text(&error)))?;
         Ok(Self {
             engine: engine.clone(),
             linked,

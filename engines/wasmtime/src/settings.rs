@@ -5,6 +5,9 @@
 //! request that computes for ever must let the others run and can be given up. All
 //! other guests have a process to themselves, so for them the checks (3-280 % of a
 //! guest's speed, measured) would buy nothing.
+//!
+//! Only what uses WASI 0.3 gets support for concurrency inside a component: the others would pay
+//! for its bookkeeping in every store and call.
 
 use wasmtime::{Config, Engine, PoolingAllocationConfig, Result};
 
@@ -16,15 +19,52 @@ const FIBER_STACK: usize = 4 << 20;
 
 /// What the code is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// A guest that runs once: a command.
-    Run,
-    /// A guest that is instantiated for each request.
-    Serve,
+pub struct Purpose {
+    /// It is instantiated for each request; else it runs once.
+    pub serves: bool,
+    /// Its functions may be async, as in WASI 0.3.
+    pub concurrent: bool,
 }
 
-/// Export of a component that serves HTTP, up to the version's patch number.
-pub const INCOMING_HANDLER: &str = "wasi:http/incoming-handler@0.2";
+impl Purpose {
+    /// A command, and any module.
+    pub const RUN: Self = Self {
+        serves: false,
+        concurrent: false,
+    };
+    /// An HTTP server.
+    pub const SERVE: Self = Self {
+        serves: true,
+        concurrent: false,
+    };
+    /// A command of WASI 0.3.
+    pub const RUN_CONCURRENT: Self = Self {
+        serves: false,
+        concurrent: true,
+    };
+    /// An HTTP server of WASI 0.3.
+    pub const SERVE_CONCURRENT: Self = Self {
+        serves: true,
+        concurrent: true,
+    };
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::RUN,
+        Self::SERVE,
+        Self::RUN_CONCURRENT,
+        Self::SERVE_CONCURRENT,
+    ];
+}
+
+/// Exports of a component that serves HTTP, up to the version's patch number.
+pub const HANDLERS: [&str; 2] = ["wasi:http/incoming-handler@0.2", "wasi:http/handler@0.3."];
+
+/// Whether an interface, by its whole name, is of a release of WASI 0.3 (no candidate).
+pub fn is_preview_3(interface: &str) -> bool {
+    interface.split_once('@').is_some_and(|(name, version)| {
+        name.starts_with("wasi:") && version.starts_with("0.3.") && !version.contains('-')
+    })
+}
 
 /// The configuration.
 pub fn config(purpose: Purpose) -> Config {
@@ -34,7 +74,9 @@ pub fn config(purpose: Purpose) -> Config {
     // Traps are found by frame pointers; unwind tables would only be registered
     // with libgcc at each start.
     config.native_unwind_info(false);
-    config.epoch_interruption(purpose == Purpose::Serve);
+    config.epoch_interruption(purpose.serves);
+    config.concurrency_support(purpose.concurrent);
+    config.wasm_component_model_async(purpose.concurrent);
     config.consume_fuel(false);
     config
 }
@@ -52,7 +94,7 @@ const POOLED_INSTANCES: u32 = 32;
 /// Bytes of a memory that are cleared by hand and kept; the rest goes back to the kernel.
 const KEPT_MEMORY: usize = 128 << 10;
 
-/// An engine with [`config`] that serves, and keeps the address space of so many
+/// An engine with [`config`] that serves WASI 0.2, and keeps the address space of so many
 /// instances: making and dropping it anew is most of what a short request costs. A
 /// component of unusual shape does not fit, and loading it says so.
 pub fn pooling_engine(instances: u32) -> Result<Engine> {
@@ -68,7 +110,7 @@ pub fn pooling_engine(instances: u32) -> Result<Engine> {
         .max_core_instances_per_component(POOLED_INSTANCES)
         .linear_memory_keep_resident(KEPT_MEMORY)
         .table_keep_resident(KEPT_MEMORY);
-    let mut config = config(Purpose::Serve);
+    let mut config = config(Purpose::SERVE);
     config.allocation_strategy(pool);
     Engine::new(&config)
 }
@@ -77,7 +119,7 @@ pub fn pooling_engine(instances: u32) -> Result<Engine> {
 /// fingerprint are not for this shim. It covers Wasmtime's version, all settings that
 /// change code, and the CPU features compiled for.
 #[cfg(feature = "compiler")]
-pub fn fingerprint(engines: [&Engine; 2]) -> String {
+pub fn fingerprint(engines: &[Engine]) -> String {
     use std::hash::{Hash, Hasher};
     // Its keys are fixed. Wasmtime's exact version is part of what is hashed.
     let mut hasher = std::hash::DefaultHasher::new();

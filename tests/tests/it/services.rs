@@ -1,5 +1,5 @@
 //! What components may import beside WASI, through the CRI: annotations name directories of
-//! volumes.
+//! volumes, and several components in one image are told apart by `command:`.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -9,10 +9,10 @@ use criw_tests::image::{Entry, Image, Settings, file, rootfs};
 use criw_tests::machine::{Machine, Pod};
 use criw_tests::{http, plan};
 
-/// A command and a server, in one image.
+/// Components of all kinds, in one image.
 fn image() -> Image {
     let mut layer = vec![Entry::Directory("bin".into(), 0o755)];
-    for name in ["services", "served"] {
+    for name in ["services", "served", "jobs", "async", "service"] {
         let module = guest(&format!("{name}.component")).unwrap();
         layer.push(file(&format!("bin/{name}"), 0o755, module));
     }
@@ -91,4 +91,37 @@ fn containers_of_a_pod_share_buckets_and_objects_on_a_volume() {
     machine.remove_pod(&pod.id).unwrap();
     assert!(volume.join("hits/all").is_file() && volume.join("c/o").is_file());
     machine.assert_nothing_left(&before).unwrap();
+}
+
+#[test]
+fn one_image_has_components_of_several_worlds_and_entries() {
+    let machine = Machine::new().unwrap();
+    let image = machine.provide("services:1", &image()).unwrap();
+    let pod = machine.pod("worlds").unwrap();
+    for (name, command, code, logged) in [
+        ("migrate", &["/bin/jobs#migrate"][..], 0, "migrating"),
+        ("cleanup", &["jobs#admin#cleanup"], 0, "cleaning"),
+        (
+            "refused",
+            &["jobs#migrate", "now"],
+            1,
+            "the database is not there",
+        ),
+        ("async", &["async", "say/async"], 0, "async"),
+    ] {
+        let id = machine.run(&pod, config(&image, name, command)).unwrap();
+        machine.logged(&id, logged).unwrap();
+        let ended = machine.ended(&id).unwrap();
+        assert_eq!(ended.exit_code, code, "{name}: {ended:?}");
+    }
+    let none = machine
+        .create(&pod, config(&image, "none", &["jobs#none"]))
+        .unwrap();
+    let error = machine.start(&none).unwrap_err();
+    assert!(error.message().contains("admin#cleanup"), "{error:?}");
+    machine
+        .run(&pod, config(&image, "service", &["service"]))
+        .unwrap();
+    assert_eq!(get(&machine, &pod, "/"), "hello from 0.3\n");
+    machine.remove_pod(&pod.id).unwrap();
 }

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
@@ -161,6 +162,39 @@ impl Body for GuestBody {
             return Poll::Ready(Some(Err(Error::InternalError(Some(text)))));
         }
         Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body that tells when nobody wants it any more: it was sent, or the client left.
+pub(super) struct Watched {
+    body: HyperOutgoingBody,
+    /// Dropped with the body.
+    _over: oneshot::Sender<()>,
+}
+
+impl Watched {
+    pub(super) fn new(body: HyperOutgoingBody, over: oneshot::Sender<()>) -> Self {
+        Self { body, _over: over }
+    }
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

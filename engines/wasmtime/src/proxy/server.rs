@@ -21,6 +21,7 @@ use super::connection::Active;
 use super::exchange::{Exchange, RequestBody, ResponseBody, from_guest};
 use super::settings::Settings;
 use super::ticker::Ticker;
+use super::{Linked, service};
 use crate::failure;
 use crate::host::State;
 use crate::limits::MemoryLimit;
@@ -37,7 +38,7 @@ const QUEUE_FACTOR: usize = 8;
 /// What all requests share.
 pub(crate) struct Server {
     pub(super) engine: Engine,
-    pub(super) linked: ProxyPre<State>,
+    pub(super) linked: Linked,
     pub(super) world: World,
     pub(super) outputs: (Output, Output),
     pub(super) net: Arc<Net>,
@@ -112,7 +113,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-type Head = oneshot::Sender<Result<Response<HyperOutgoingBody>, ErrorCode>>;
+pub(super) type Head = oneshot::Sender<Result<Response<HyperOutgoingBody>, ErrorCode>>;
 
 impl Server {
     /// Whether the component can be instantiated at all.
@@ -120,8 +121,14 @@ impl Server {
         let mut store = self.store(0).map_err(Outcome::start_error)?;
         let _busy = self.ticker.enter(&self.engine);
         let limit = self.settings.timeout;
-        match tokio::time::timeout(limit, self.linked.instantiate_async(&mut store)).await {
-            Ok(Ok(_)) => Ok(()),
+        let instance = async {
+            match &self.linked {
+                Linked::Proxy(linked) => linked.instantiate_async(&mut store).await.map(drop),
+                Linked::Service(linked) => linked.instantiate_async(&mut store).await.map(drop),
+            }
+        };
+        match tokio::time::timeout(limit, instance).await {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(failure::while_starting(&error)),
             Err(_) => Err(Outcome::start_error(format!(
                 "instantiate: not done within {limit:?}"
@@ -199,7 +206,7 @@ impl Server {
     }
 
     /// A line where `kubectl logs` shows it.
-    fn log(&self, line: &str) {
+    pub(super) fn log(&self, line: &str) {
         self.outputs
             .1
             .write(format!("{}\n", line.trim_end()).as_bytes());
@@ -207,11 +214,11 @@ impl Server {
 }
 
 /// One request inside the guest.
-struct Call {
-    server: Arc<Server>,
+pub(super) struct Call {
+    pub(super) server: Arc<Server>,
     id: u64,
     /// For the log.
-    what: String,
+    pub(super) what: String,
     exchange: Arc<Exchange>,
 }
 
@@ -254,19 +261,31 @@ impl Call {
         let exchange = Arc::clone(&self.exchange);
         let max = self.server.settings.max_body;
         let request = request.map(|body| RequestBody::new(body, max, exchange));
-        let (request, out) = {
-            let mut http = store.data_mut().http();
-            (
-                http.new_incoming_request(Scheme::Http, request)?,
-                http.new_response_outparam(head)?,
-            )
-        };
-        let proxy = self.server.linked.instantiate_async(&mut *store).await?;
-        proxy
-            .wasi_http_incoming_handler()
-            .call_handle(store, request, out)
-            .await
+        match &self.server.linked {
+            Linked::Proxy(linked) => proxy(linked, store, request, head).await,
+            Linked::Service(linked) => service::answer(self, linked, store, request, head).await,
+        }
     }
+}
+
+async fn proxy(
+    linked: &ProxyPre<State>,
+    store: &mut Store<State>,
+    request: Request<RequestBody>,
+    head: Head,
+) -> wasmtime::Result<()> {
+    let (request, out) = {
+        let mut http = store.data_mut().http();
+        (
+            http.new_incoming_request(Scheme::Http, request)?,
+            http.new_response_outparam(head)?,
+        )
+    };
+    let proxy = linked.instantiate_async(&mut *store).await?;
+    proxy
+        .wasi_http_incoming_handler()
+        .call_handle(store, request, out)
+        .await
 }
 
 /// An error of the guest for the log.
