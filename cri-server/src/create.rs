@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use criw_engines::spec::{HttpSection, WasmSection};
-use criw_image_service::{Code, CompileError, Image, ImageId, Main, Prepared, StoreError};
+use criw_image_service::{Code, CodeVariant, CompileError, Image, ImageId, Main, Prepared, StoreError};
 use criw_proto::v1 as cri;
 use criw_sandbox::host::rootview::RootView;
 use criw_sandbox::model::{ContainerSpec, EngineSpec, ImageNames, Mount, PidMode, Process};
@@ -440,7 +440,7 @@ async fn compiled(
 ) -> Result<Code, CompileError> {
     match module {
         Module::Stored(digest) => {
-            let alone = daemon.images.code(&digest).await?;
+            let alone = daemon.images.code(&digest, CodeVariant::Plain).await?;
             let main = || Ok(Main::Stored(digest.clone()));
             libraries::link(daemon, alone, libraries, main).await
         }
@@ -451,7 +451,7 @@ async fn compiled(
                 source,
             };
             let kept = file.try_clone().map_err(failed)?;
-            let alone = daemon.images.compile_file(file).await?;
+            let alone = daemon.images.compile_file(file, CodeVariant::Plain).await?;
             libraries::link(daemon, alone, libraries, || libraries::again(&kept)).await
         }
         Module::Toolbox => daemon.toolbox.code(&daemon.images).await,

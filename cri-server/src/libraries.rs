@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 
 use criw_image_service::{
-    Code, CompileError, Digest, Library, Main, Prepared, StoreError, WasmModule,
+    Code, CodeVariant, CompileError, Digest, Library, Main, Prepared, StoreError, WasmModule,
 };
 use criw_sandbox::{ContainerId, ContainerView, SandboxId};
 
@@ -101,7 +101,10 @@ pub async fn link(
             path: "the component".into(),
             source,
         })?;
-        code = daemon.images.link(main, &all).await?;
+        code = daemon
+            .images
+            .link(main, &all, CodeVariant::Plain)
+            .await?;
         if code.unmet.is_empty() {
             break;
         }

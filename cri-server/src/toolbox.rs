@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use criw_image_service::{Code, CompileError, ImageService};
+use criw_image_service::{Code, CodeVariant, CompileError, ImageService};
 
 use crate::config::Config;
 
@@ -139,7 +139,7 @@ impl Toolbox {
             });
         }
         let file = File::open(&self.path).map_err(|error| gone(&self.path, error))?;
-        let code = images.compile_file(file).await?;
+        let code = images.compile_file(file, CodeVariant::Plain).await?;
         // Open it stays, whatever becomes of the cache.
         if let Ok(file) = code.file.try_clone() {
             *self.lock_compiled() = Some((module, compiler, file, code.size));

@@ -12,6 +12,7 @@ use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -44,6 +45,7 @@ struct Job {
     what: String,
     /// Names the entry beside those of its fingerprint.
     hex: String,
+    variant: CodeVariant,
     timeout: Duration,
     volume_since: u64,
     /// The stored modules that are linked; none for a module alone.
@@ -90,6 +92,45 @@ pub(crate) struct Compiler {
     known: Mutex<Option<(Stamp, String)>>,
     verified: Mutex<HashSet<String>>,
     pub(crate) work: Tally,
+    /// How often the cache had the code.
+    pub(crate) hits: AtomicU64,
+}
+
+/// How code is made from a module.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CodeVariant {
+    /// As fast as it can be.
+    #[default]
+    Plain,
+    /// With a meter that a bound on fuel needs: it costs about half of the speed, so it is
+    /// made at its first use, for those who ask.
+    Metered,
+}
+
+impl CodeVariant {
+    /// Behind the module's digest in the key of an entry.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Metered => METERED,
+        }
+    }
+
+    /// For the compiler.
+    fn argument(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Metered => Some("--fuel"),
+        }
+    }
+}
+
+const METERED: &str = ".fuel";
+
+/// The fingerprint and the module's digest (in hex) of an entry's key.
+pub(crate) fn parts(key: &str) -> Option<(&str, &str)> {
+    let (fingerprint, name) = key.split_once('/')?;
+    Some((fingerprint, name.strip_suffix(METERED).unwrap_or(name)))
 }
 
 /// Tells a replaced binary from the one that was asked.
@@ -107,6 +148,7 @@ impl Compiler {
             known: Mutex::default(),
             verified: Mutex::default(),
             work: Tally::default(),
+            hits: AtomicU64::new(0),
         }
     }
 
@@ -172,12 +214,14 @@ impl Compiler {
         &self,
         store: &Arc<Store>,
         module: &Digest,
+        variant: CodeVariant,
         at_first_use: bool,
     ) -> Result<Code, CompileError> {
         let lease = store.lease([module.clone()]);
         let job = Job {
             what: module.to_string(),
             hex: module.hex().to_owned(),
+            variant,
             timeout: self.patience(at_first_use),
             volume_since: 0,
             parts: Vec::new(),
@@ -193,12 +237,14 @@ impl Compiler {
         &self,
         store: &Arc<Store>,
         module: File,
+        variant: CodeVariant,
     ) -> Result<Code, CompileError> {
         self.binary()?;
         let input = self.hashed(module).await?;
         let job = Job {
             what: input.digest.to_string(),
             hex: input.digest.hex().to_owned(),
+            variant,
             timeout: self.patience(true),
             volume_since: now(),
             parts: Vec::new(),
@@ -226,6 +272,7 @@ impl Compiler {
         store: &Arc<Store>,
         main: Main,
         libraries: &[Library],
+        variant: CodeVariant,
         at_first_use: bool,
     ) -> Result<Code, CompileError> {
         self.binary()?;
@@ -255,6 +302,7 @@ impl Compiler {
         let job = Job {
             what,
             hex,
+            variant,
             timeout: self.patience(at_first_use),
             volume_since,
             parts: if volume_since == 0 { parts } else { Vec::new() },
@@ -271,7 +319,7 @@ impl Compiler {
         open: impl FnOnce() -> Result<Vec<Input>, CompileError>,
     ) -> Result<Code, CompileError> {
         let fingerprint = self.fingerprint(store).await?;
-        let key = format!("{fingerprint}/{}", job.hex);
+        let key = format!("{fingerprint}/{}{}", job.hex, job.variant.suffix());
         let _turn = store.turn(format!("code/{key}")).await;
         let known = store.index.state().code.get(&key).cloned();
         match known {
@@ -282,7 +330,10 @@ impl Compiler {
                 unmet,
                 ..
             }) => match self.cached(store, &key, size, digest, unmet).await {
-                Ok(code) => return Ok(code),
+                Ok(code) => {
+                    self.hits.fetch_add(1, Ordering::Relaxed);
+                    return Ok(code);
+                }
                 Err(reason) => {
                     tracing::warn!(module = job.what, reason, "compiled code is made anew");
                 }
@@ -373,6 +424,7 @@ impl Compiler {
         let binary = self.binary()?;
         let linked = inputs.len() > 1;
         let mut child = Command::new(binary)
+            .args(job.variant.argument())
             .args(linked.then_some("--link"))
             .env_clear()
             .current_dir("/")
@@ -662,6 +714,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_all_variants_name_their_module() {
+        for variant in [CodeVariant::Plain, CodeVariant::Metered] {
+            let key = format!("wasmtime-1.2/ab12{}", variant.suffix());
+            assert_eq!(parts(&key), Some(("wasmtime-1.2", "ab12")), "{variant:?}");
+        }
+        assert_eq!(parts("nothing"), None);
+    }
 
     #[test]
     fn a_fingerprint_is_always_a_safe_file_name() {

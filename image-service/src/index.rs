@@ -83,7 +83,7 @@ pub(crate) struct HoldRecord {
     pub(crate) modules: BTreeSet<Digest>,
 }
 
-/// The outcome of compiling a module, under `<fingerprint>/<hex>`.
+/// The outcome of compiling a module, under `<fingerprint>/<hex>` and the variant's suffix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum CodeRecord {
     Compiled {

@@ -23,6 +23,7 @@ mod service;
 mod store;
 mod work;
 
+pub use compile::CodeVariant;
 pub use digest::{Digest, InvalidDigest};
 pub use error::{AmbiguousId, CompileError, OpenError, PrepareError, PullError, StoreError};
 pub use image::{

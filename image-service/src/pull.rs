@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use sha2::Digest as _;
 use tokio::sync::Semaphore;
 
-use crate::compile::Compiler;
+use crate::compile::{CodeVariant, Compiler};
 use crate::digest::Digest;
 use crate::error::{CompileError, PullError, StoreError};
 use crate::foreign::{self, Command};
@@ -505,11 +505,15 @@ impl<'a> Pull<'a> {
     ) -> Result<(), CompileError> {
         let service = self.service;
         let (compiler, store) = (&service.compiler, &service.store);
-        let alone = compiler.stored(store, &module.digest, false).await?;
+        let alone = compiler
+            .stored(store, &module.digest, CodeVariant::Plain, false)
+            .await?;
         if !alone.unmet.is_empty() && variant.modules.len() > 1 {
             let libraries: Vec<Library> = variant.modules.iter().map(Library::from).collect();
             let main = Main::Stored(module.digest.clone());
-            compiler.link(store, main, &libraries, false).await?;
+            compiler
+                .link(store, main, &libraries, CodeVariant::Plain, false)
+                .await?;
         }
         Ok(())
     }

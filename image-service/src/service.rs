@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::Semaphore;
 
-use crate::compile::Compiler;
+use crate::compile::{self, CodeVariant, Compiler};
 use crate::digest::{Digest, is_hex64, is_lower_hex};
 use crate::error::{AmbiguousId, CompileError, OpenError, PrepareError, PullError, StoreError};
 use crate::image::{
@@ -204,16 +205,22 @@ impl ImageService {
     ///
     /// # Errors
     /// [`CompileError::Invalid`] carries the compiler's text for the user.
-    pub async fn code(&self, module: &Digest) -> Result<Code, CompileError> {
-        self.inner.compiler.stored(self.store(), module, true).await
+    pub async fn code(&self, module: &Digest, variant: CodeVariant) -> Result<Code, CompileError> {
+        let compiler = &self.inner.compiler;
+        compiler.stored(self.store(), module, variant, true).await
     }
 
     /// Compiled code of a module that is not of an image, such as one on a volume.
     ///
     /// # Errors
     /// As [`ImageService::code`].
-    pub async fn compile_file(&self, module: File) -> Result<Code, CompileError> {
-        self.inner.compiler.file(self.store(), module).await
+    pub async fn compile_file(
+        &self,
+        module: File,
+        variant: CodeVariant,
+    ) -> Result<Code, CompileError> {
+        let compiler = &self.inner.compiler;
+        compiler.file(self.store(), module, variant).await
     }
 
     /// Code of a component linked with those of the libraries that export what it imports
@@ -223,9 +230,14 @@ impl ImageService {
     /// # Errors
     /// As [`ImageService::code`]; libraries that need each other in a circle, and an export
     /// of another type than the import, are [`CompileError::Invalid`].
-    pub async fn link(&self, main: Main, libraries: &[Library]) -> Result<Code, CompileError> {
+    pub async fn link(
+        &self,
+        main: Main,
+        libraries: &[Library],
+        variant: CodeVariant,
+    ) -> Result<Code, CompileError> {
         let (compiler, store) = (&self.inner.compiler, self.store());
-        compiler.link(store, main, libraries, true).await
+        compiler.link(store, main, libraries, variant, true).await
     }
 
     /// The modules that are held for an owner: those of a container's image and of the
@@ -296,6 +308,12 @@ impl ImageService {
     /// Pulls since the service was opened.
     pub fn pulls(&self) -> Work {
         self.inner.work.read()
+    }
+
+    /// How often the cache had the code that a container needed, since the service was
+    /// opened.
+    pub fn code_cache_hits(&self) -> u64 {
+        self.inner.compiler.hits.load(Ordering::Relaxed)
     }
 
     /// Runs of the compiler since the service was opened.
@@ -503,9 +521,7 @@ fn size(state: &State, record: &ImageRecord) -> u64 {
             CodeRecord::Compiled { parts, .. } if !parts.is_empty() => {
                 parts.iter().all(|part| modules.contains(part.hex()))
             }
-            _ => key
-                .split_once('/')
-                .is_some_and(|(_, hex)| modules.contains(hex)),
+            _ => compile::parts(key).is_some_and(|(_, hex)| modules.contains(hex)),
         })
         .map(|(_, code)| match code {
             CodeRecord::Compiled { size, .. } => *size,
@@ -546,8 +562,14 @@ mod tests {
                 .await
                 .map_err(|_| ())?;
             service.release("").await.map_err(|_| ())?;
-            let code = service.code(&id.0).await.map_err(|_| ())?;
-            service.compile_file(code.file).await.map_err(|_| ())
+            let code = service
+                .code(&id.0, CodeVariant::Plain)
+                .await
+                .map_err(|_| ())?;
+            service
+                .compile_file(code.file, CodeVariant::Plain)
+                .await
+                .map_err(|_| ())
         });
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use crate::compile;
 use crate::digest::Digest;
 use crate::error::{OpenError, StoreError};
 use crate::image::FsUsage;
@@ -383,7 +384,7 @@ impl Needed {
         let mut volumes: Vec<(u64, &String)> = Vec::new();
         let mut code = BTreeSet::new();
         for (key, record) in &state.code {
-            let Some((made_by, hex)) = key.split_once('/') else {
+            let Some((made_by, hex)) = compile::parts(key) else {
                 continue;
             };
             if fingerprint.is_some_and(|current| current != made_by) {

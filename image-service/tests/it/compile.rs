@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use criw_image_service::{Code, CompileError, ImageService, Want};
+use criw_image_service::{Code, CodeVariant, CompileError, ImageService, Want};
 
 use crate::fixture::{DEADLINE, EMPTY_MODULE, Home, request, wasm_image};
 use crate::scripted::Server;
@@ -53,20 +53,20 @@ async fn code_is_made_at_the_pull_once_and_goes_with_the_image() {
     assert_eq!(runs(&home), 1);
     let module = prepared.modules[0].digest.clone();
     for _ in 0..2 {
-        let code = service.code(&module).await.unwrap();
+        let code = service.code(&module, CodeVariant::Plain).await.unwrap();
         assert_eq!(content(code), [b"code:", EMPTY_MODULE].concat());
     }
     // A module of a volume with the same bytes is the same entry.
     let volume = home.directory.path().join("m.wasm");
     fs::write(&volume, EMPTY_MODULE).unwrap();
     service
-        .compile_file(fs::File::open(&volume).unwrap())
+        .compile_file(fs::File::open(&volume).unwrap(), CodeVariant::Plain)
         .await
         .unwrap();
     assert_eq!(runs(&home), 1);
     fs::write(&volume, [EMPTY_MODULE, b"more"].concat()).unwrap();
     service
-        .compile_file(fs::File::open(&volume).unwrap())
+        .compile_file(fs::File::open(&volume).unwrap(), CodeVariant::Plain)
         .await
         .unwrap();
     assert_eq!(runs(&home), 2);
@@ -75,8 +75,39 @@ async fn code_is_made_at_the_pull_once_and_goes_with_the_image() {
     service.remove(&id).await.unwrap();
     // Only the volume's code is left.
     home.wait_for_files(1).await;
-    let error = service.code(&module).await.unwrap_err();
+    let error = service.code(&module, CodeVariant::Plain).await.unwrap_err();
     assert!(matches!(error, CompileError::UnknownModule(_)), "{error}");
+}
+
+#[tokio::test]
+async fn metered_code_is_an_entry_of_its_own_and_goes_with_the_image() {
+    let home = with_script("printf 'code%s:' \"$1\"; cat");
+    let service = home.open().await;
+    let prepared = pulled(&home, &service).await;
+    let module = prepared.modules[0].digest.clone();
+    for (variant, prefix, count) in [
+        (CodeVariant::Metered, "code--fuel:", 2),
+        (CodeVariant::Plain, "code:", 2),
+        (CodeVariant::Metered, "code--fuel:", 2),
+    ] {
+        let code = service.code(&module, variant).await.unwrap();
+        assert_eq!(content(code), [prefix.as_bytes(), EMPTY_MODULE].concat());
+        assert_eq!(runs(&home), count);
+    }
+    assert_eq!(service.code_cache_hits(), 2);
+    let volume = home.directory.path().join("m.wasm");
+    fs::write(&volume, EMPTY_MODULE).unwrap();
+    let file = fs::File::open(&volume).unwrap();
+    let code = service
+        .compile_file(file, CodeVariant::Metered)
+        .await
+        .unwrap();
+    assert_eq!(content(code), [b"code--fuel:", EMPTY_MODULE].concat());
+    assert_eq!((runs(&home), service.code_cache_hits()), (2, 3));
+    let id = prepared.image.id.to_string();
+    drop(prepared);
+    service.remove(&id).await.unwrap();
+    home.wait_for_files(0).await;
 }
 
 #[tokio::test]
@@ -99,7 +130,7 @@ async fn damaged_code_is_never_handed_out() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     assert_eq!(
-        content(service.code(&module).await.unwrap()),
+        content(service.code(&module, CodeVariant::Plain).await.unwrap()),
         [b"code:", EMPTY_MODULE].concat()
     );
     assert_eq!(runs(&home), 2);
@@ -111,7 +142,7 @@ async fn a_bad_module_fails_its_start_and_not_the_pull() {
     let service = home.open().await;
     let module = pulled(&home, &service).await.modules[0].digest.clone();
     for _ in 0..2 {
-        match service.code(&module).await.unwrap_err() {
+        match service.code(&module, CodeVariant::Plain).await.unwrap_err() {
             CompileError::Invalid(text) => assert_eq!(text, "unknown import: env.evil"),
             other => panic!("{other}"),
         }
@@ -135,7 +166,7 @@ async fn a_compiler_that_misbehaves_is_stopped_and_told() {
         let service = home.open().await;
         let prepared = pulled(&home, &service).await;
         let error = service
-            .code(&prepared.modules[0].digest)
+            .code(&prepared.modules[0].digest, CodeVariant::Plain)
             .await
             .unwrap_err()
             .to_string();
@@ -149,7 +180,10 @@ async fn a_compiler_that_misbehaves_is_stopped_and_told() {
     let home = Home::new();
     let service = home.open().await;
     let prepared = pulled(&home, &service).await;
-    let error = service.code(&prepared.modules[0].digest).await.unwrap_err();
+    let error = service
+        .code(&prepared.modules[0].digest, CodeVariant::Plain)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("none is configured"), "{error}");
 }
 
@@ -166,7 +200,10 @@ async fn the_real_compiler_makes_code() {
     home.config.compiler = Some(binary);
     let service = home.open().await;
     let prepared = pulled(&home, &service).await;
-    let code = service.code(&prepared.modules[0].digest).await.unwrap();
+    let code = service
+        .code(&prepared.modules[0].digest, CodeVariant::Plain)
+        .await
+        .unwrap();
     assert!(
         content(code).starts_with(b"\x7fELF"),
         "wasmtime's code is an ELF file"
@@ -174,7 +211,7 @@ async fn the_real_compiler_makes_code() {
     let broken = home.directory.path().join("broken.wasm");
     fs::write(&broken, b"\0asm\x01\0\0\0\xff\xff").unwrap();
     let error = service
-        .compile_file(fs::File::open(&broken).unwrap())
+        .compile_file(fs::File::open(&broken).unwrap(), CodeVariant::Plain)
         .await
         .unwrap_err();
     assert!(matches!(error, CompileError::Invalid(_)), "{error}");
