@@ -4,7 +4,9 @@ use std::fs::File;
 use std::sync::Arc;
 
 use criw_engines::spec::{HttpSection, WasmSection};
-use criw_image_service::{Code, CodeVariant, CompileError, Image, ImageId, Main, Prepared, StoreError};
+use criw_image_service::{
+    Code, CodeVariant, CompileError, Image, ImageId, Main, Prepared, StoreError,
+};
 use criw_proto::v1 as cri;
 use criw_sandbox::host::rootview::RootView;
 use criw_sandbox::model::{ContainerSpec, EngineSpec, ImageNames, Mount, PidMode, Process};
@@ -284,7 +286,13 @@ async fn plan(
                 env.push(format!("HOME={home}"));
             }
             let spawner = matches!(module, Module::Toolbox);
-            let (code, start_error) = code(daemon, module, &libraries).await?;
+            // The toolbox is ours, and its code has no meter.
+            let fuel = wishes.fuel.filter(|_| !spawner);
+            let variant = match fuel {
+                Some(_) => CodeVariant::Metered,
+                None => CodeVariant::Plain,
+            };
+            let (code, start_error) = code(daemon, module, &libraries, variant).await?;
             let section = WasmSection {
                 export,
                 spawner,
@@ -298,6 +306,8 @@ async fn plan(
                 },
                 services: wishes.services,
                 start_error,
+                deadline_ms: wishes.deadline_ms,
+                fuel,
                 ..WasmSection::default()
             };
             let engine = route.wasm_engine().to_owned();
@@ -417,8 +427,9 @@ pub async fn code(
     daemon: &Daemon,
     module: Module,
     libraries: &Libraries,
+    variant: CodeVariant,
 ) -> Result<(Option<File>, Option<String>), Status> {
-    match compiled(daemon, module, libraries).await {
+    match compiled(daemon, module, libraries, variant).await {
         Ok(code) => Ok((Some(code.file), None)),
         Err(CompileError::Store(error)) => Err(error::store(&error)),
         Err(error) => {
@@ -437,12 +448,13 @@ async fn compiled(
     daemon: &Daemon,
     module: Module,
     libraries: &Libraries,
+    variant: CodeVariant,
 ) -> Result<Code, CompileError> {
     match module {
         Module::Stored(digest) => {
-            let alone = daemon.images.code(&digest, CodeVariant::Plain).await?;
+            let alone = daemon.images.code(&digest, variant).await?;
             let main = || Ok(Main::Stored(digest.clone()));
-            libraries::link(daemon, alone, libraries, main).await
+            libraries::link(daemon, alone, libraries, variant, main).await
         }
         Module::File(file) => {
             let failed = |source| StoreError::Io {
@@ -451,8 +463,11 @@ async fn compiled(
                 source,
             };
             let kept = file.try_clone().map_err(failed)?;
-            let alone = daemon.images.compile_file(file, CodeVariant::Plain).await?;
-            libraries::link(daemon, alone, libraries, || libraries::again(&kept)).await
+            let alone = daemon.images.compile_file(file, variant).await?;
+            libraries::link(daemon, alone, libraries, variant, || {
+                libraries::again(&kept)
+            })
+            .await
         }
         Module::Toolbox => daemon.toolbox.code(&daemon.images).await,
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criw_engines::protocol::FdRole;
 use criw_engines::spec::WasmSection;
-use criw_image_service::Kind;
+use criw_image_service::{CodeVariant, Kind};
 use criw_proto::v1 as cri;
 use criw_sandbox::model::{EngineSpec, Map};
 use criw_sandbox::{ContainerId, ContainerView, ExecPlace, ExecSpec};
@@ -383,7 +383,7 @@ pub(crate) async fn program(
         )));
     };
     let spawner = matches!(module, Module::Toolbox);
-    let (code, start_error) = code(daemon, module, &libraries).await?;
+    let (code, start_error) = code(daemon, module, &libraries, CodeVariant::Plain).await?;
     drop(kept);
     let section = WasmSection {
         export,
@@ -391,6 +391,9 @@ pub(crate) async fn program(
         spawner,
         broken_pipe_ends: false,
         start_error,
+        // Bounds of the container's own program.
+        deadline_ms: None,
+        fuel: None,
         ..section.clone()
     };
     Ok((section, code))

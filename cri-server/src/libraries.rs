@@ -80,6 +80,7 @@ pub async fn link(
     daemon: &Daemon,
     alone: Code,
     libraries: &Libraries,
+    variant: CodeVariant,
     main: impl Fn() -> io::Result<Main>,
 ) -> Result<Code, CompileError> {
     if alone.unmet.is_empty() {
@@ -101,10 +102,7 @@ pub async fn link(
             path: "the component".into(),
             source,
         })?;
-        code = daemon
-            .images
-            .link(main, &all, CodeVariant::Plain)
-            .await?;
+        code = daemon.images.link(main, &all, variant).await?;
         if code.unmet.is_empty() {
             break;
         }

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::drain::Drain;
+use crate::facts::Facts;
 use crate::protocol::ExitReason;
 use crate::spawner::Spawner;
 use crate::spec::Spec;
@@ -29,6 +30,11 @@ pub trait Program: Send {
     /// others at once.
     fn drains(&self) -> bool {
         false
+    }
+
+    /// Where it counts what it does, if it does.
+    fn facts(&self) -> Option<Arc<Facts>> {
+        None
     }
 
     /// Instantiates, calls `started` when that worked, and runs to the end.
@@ -97,6 +103,15 @@ impl Outcome {
         Self {
             code: 137,
             reason: ExitReason::OOMKilled,
+            message,
+        }
+    }
+
+    /// A deadline, or all fuel, was used up.
+    pub fn exceeded(message: String) -> Self {
+        Self {
+            code: 124,
+            reason: ExitReason::DeadlineExceeded,
             message,
         }
     }

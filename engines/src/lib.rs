@@ -29,6 +29,7 @@ pub mod client;
 pub mod descriptors;
 pub mod drain;
 pub mod engine;
+pub mod facts;
 pub mod guest;
 pub mod in_root;
 pub mod jail;

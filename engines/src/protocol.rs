@@ -24,6 +24,8 @@
 //! Everything that a shim sends is hostile input to the daemon: bounded, parsed
 //! strictly, and never trusted for an identity.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of messages, spec section and exit record. A shim refuses a request
@@ -34,8 +36,8 @@ pub const VERSION: u32 = 1;
 /// Requests that came later than version 1 and that a shim of it understands: told by
 /// State, so that the daemon can say what an older shim lacks.
 ///
-/// 1: `Attach`, `Resize`. 2: `Spawner`.
-pub const REVISION: u32 = 2;
+/// 1: `Attach`, `Resize`. 2: `Spawner`. 3: State tells [`WasmFacts`].
+pub const REVISION: u32 = 3;
 
 /// Bytes of one message; both sides refuse more.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -160,12 +162,30 @@ pub enum Reply {
         /// [`REVISION`] of the shim; older ones do not tell.
         #[serde(default)]
         revision: u32,
+        /// What a Wasm guest has done so far (since [`REVISION`] 3).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wasm: Option<WasmFacts>,
     },
     /// The request failed; the text says what was tried and why.
     Failed {
         /// At most [`MAX_MESSAGE_TEXT`] bytes.
         message: String,
     },
+}
+
+/// What a Wasm guest has done so far. Counters begin at 0 with the shim. The words are
+/// strings, so that a daemon reads what a later shim counts besides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WasmFacts {
+    /// Bytes of linear memory of all instances.
+    pub memory_bytes: u64,
+    /// Instances that live.
+    pub instances: u64,
+    /// Requests by [`crate::facts::RequestEnd`].
+    pub requests: BTreeMap<String, u64>,
+    /// Traps by kind that cost a request; one that ends the container is told by its exit.
+    pub traps: BTreeMap<String, u64>,
 }
 
 /// Life of a shim as it tells itself.

@@ -12,6 +12,7 @@ use crate::apparmor::Profile;
 use crate::descriptors::Descriptors;
 use crate::drain::{Drain, Order};
 use crate::engine::{Engine, Outcome, Surroundings};
+use crate::facts::Facts;
 use crate::guest::{Board, Ending, Guest};
 use crate::jail;
 use crate::log::Log;
@@ -117,6 +118,7 @@ pub fn wait_for_create(server: &mut Server) -> io::Result<Option<(Caller, Spec, 
                     pid: None,
                     dropped_log_lines: 0,
                     revision: REVISION,
+                    wasm: None,
                 },
             ),
             Event::Request { caller, .. } => {
@@ -184,6 +186,7 @@ fn serve(engine: &impl Engine) -> Result<(), String> {
                 phase: Phase::Created,
                 starting: Vec::new(),
                 start_until: Instant::now(),
+                ends_at: None,
                 draining: false,
             };
             control.await_settled();
@@ -215,6 +218,9 @@ struct Container {
     /// The guest can drain, by its listeners or by itself.
     drains: bool,
     stop: StopMode,
+    /// How long it may run.
+    deadline: Option<Duration>,
+    facts: Option<Arc<Facts>>,
 }
 
 /// Builds everything up to "go".
@@ -249,6 +255,7 @@ fn create(
     jail::lock_up(process, descriptors.user_namespace.take(), profile)?;
     let drain = Arc::new(Drain::default());
     let drains = !listeners.is_empty() || program.as_ref().is_ok_and(|program| program.drains());
+    let facts = program.as_ref().ok().and_then(|program| program.facts());
     let args = process.args().as_deref().unwrap_or_default();
     streams.begin(interrupt(args, ending, spawner.clone()))?;
     let surroundings = Surroundings {
@@ -267,6 +274,8 @@ fn create(
         drain,
         drains,
         stop: wasm.stop,
+        deadline: wasm.deadline_ms.map(Duration::from_millis),
+        facts,
     })
 }
 
@@ -365,6 +374,20 @@ impl Streams {
         }
     }
 
+    /// A last line where `kubectl logs` shows it, if that is possible without waiting for
+    /// the guest, which may hold the stream.
+    fn say(&self, line: &str) {
+        let (stderr, line) = (self.stdio.stderr.clone(), format!("{line}\n"));
+        let (done, wait) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().spawn(move || {
+            stderr.write(line.as_bytes());
+            let _ = done.send(());
+        });
+        if thread.is_ok() {
+            let _ = wait.recv_timeout(FINISH_LIMIT);
+        }
+    }
+
     /// The last output.
     fn finish(&self) {
         if let Some(terminal) = &self.terminal {
@@ -387,6 +410,8 @@ struct Control {
     starting: Vec<Caller>,
     /// Until when they wait.
     start_until: Instant,
+    /// When the container has run for as long as it may.
+    ends_at: Option<Instant>,
     draining: bool,
 }
 
@@ -414,20 +439,36 @@ impl Control {
 
     fn run(&mut self) -> Result<(), String> {
         loop {
-            let until = (!self.starting.is_empty()).then_some(self.start_until);
+            let start = (!self.starting.is_empty()).then_some(self.start_until);
+            let until = start.into_iter().chain(self.ends_at).min();
             let event = self
                 .server
                 .next(&[self.container.guest.wake()], until)
                 .map_err(|error| format!("wait for requests: {error}"))?;
             match event {
                 Event::Wake(_) => self.hear_guest(),
-                Event::Deadline => self.answer_start(),
+                Event::Deadline => self.look_at_clock(),
                 Event::Request {
                     caller,
                     request,
                     fds,
                 } => self.answer(caller, request, fds),
             }
+        }
+    }
+
+    fn look_at_clock(&mut self) {
+        let now = Instant::now();
+        if self.ends_at.is_some_and(|end| end <= now) {
+            let deadline = self.container.deadline.unwrap_or_default();
+            let outcome = Outcome::exceeded(format!(
+                "deadline exceeded: the container may run for {deadline:?} (annotation criw.dev/deadline)"
+            ));
+            self.container.streams.say(&outcome.message);
+            self.end_with_outcome(&outcome);
+        }
+        if self.start_until <= now {
+            self.answer_start();
         }
     }
 
@@ -456,7 +497,12 @@ impl Control {
         let reply = match request {
             Request::Start if self.phase == Phase::Created => {
                 self.phase = Phase::Running;
-                self.start_until = Instant::now() + Duration::from_millis(START_WAIT_MS);
+                let now = Instant::now();
+                self.start_until = now + Duration::from_millis(START_WAIT_MS);
+                self.ends_at = self
+                    .container
+                    .deadline
+                    .and_then(|deadline| now.checked_add(deadline));
                 self.starting.push(caller);
                 self.container.guest.go();
                 return;
@@ -473,6 +519,7 @@ impl Control {
                 pid: None,
                 dropped_log_lines: self.container.streams.log.dropped(),
                 revision: REVISION,
+                wasm: self.container.facts.as_ref().map(|facts| facts.read()),
             },
             Request::Attach { fds: roles } => {
                 done(self.container.streams.log.attach().add(&roles, fds))

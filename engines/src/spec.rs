@@ -92,6 +92,14 @@ pub struct WasmSection {
     pub broken_pipe_ends: bool,
     /// Set when there is no code to run (the compiler refused the module): told at Start.
     pub start_error: Option<String>,
+    /// Milliseconds from "go" after which the container ends as DeadlineExceeded
+    /// (`criw.dev/deadline`). Left out when there is none, for older shims.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// Units of fuel that the program, or each request, may use up (`criw.dev/fuel`). Its
+    /// code is then the metered variant. Left out when there is none, for older shims.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fuel: Option<u64>,
 }
 
 #[allow(
@@ -104,7 +112,7 @@ fn is_false(value: &bool) -> bool {
 
 /// Bounds of a component that serves HTTP (`criw.dev/http-*`); `None` is the engine's
 /// own bound.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpSection {
     /// Milliseconds that a request may stand still: until its response begins, then
@@ -118,6 +126,24 @@ pub struct HttpSection {
     pub max_body: Option<u64>,
     /// CPUs of the container's limit, rounded up.
     pub cpus: Option<u32>,
+    /// Milliseconds that a request may take as a whole, from the moment it is inside the
+    /// guest. Left out when there is none, for older shims; so is `tls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_deadline_ms: Option<u64>,
+    /// Serve HTTPS with these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsFiles>,
+}
+
+/// A certificate for HTTPS, as files in PEM in the container's root (`criw.dev/http-tls`).
+/// They are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The certificate, and those between it and a root, in that order.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 impl HttpSection {

@@ -22,7 +22,7 @@ pub use error::{Error, Result};
 pub use host::rootview;
 pub use id::{ContainerId, SandboxId};
 pub use manager::{
-    Config, Exec, ExecPlace, ExecSpec, Owner, Pipes, ProcessView, Sandboxes, Signals, Streams,
-    chain,
+    AllTold, Config, Exec, ExecPlace, ExecSpec, Owner, Pipes, ProcessView, Sandboxes, Signals,
+    Streams, Told, chain,
 };
 pub use view::{ContainerView, Event, ExecOutput, PodView};

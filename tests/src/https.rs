@@ -1,6 +1,6 @@
 //! The same minimal client over TLS, for a server that signed its own certificate.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,6 +43,26 @@ impl Trust {
         })
     }
 
+    /// A connection for what the server chooses among these protocols (ALPN). The handshake
+    /// is over.
+    pub fn connect(
+        &self,
+        address: SocketAddr,
+        protocols: &[&str],
+    ) -> Result<StreamOwned<ClientConnection, TcpStream>> {
+        let mut config = (*self.config).clone();
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+        let mut connection = ClientConnection::new(Arc::new(config), self.name.clone())?;
+        let mut socket = http::connect(address)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        Ok(StreamOwned::new(connection, socket))
+    }
+
     /// Sends one request and reads the answer to its end.
     pub fn request(
         &self,
@@ -52,9 +72,7 @@ impl Trust {
         headers: &[(&str, &str)],
     ) -> Result<Answer> {
         let what = || format!("{method} https://{address}{target}");
-        let connection = ClientConnection::new(self.config.clone(), self.name.clone())?;
-        let socket = http::connect(address).with_context(what)?;
-        let mut stream = StreamOwned::new(connection, socket);
+        let mut stream = self.connect(address, &[]).with_context(what)?;
         http::exchange(&mut stream, address, method, target, headers, &[]).with_context(what)
     }
 }

@@ -5,8 +5,9 @@
 //! pod there, and two containers of it cannot listen on the same port.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
-use criw_engines::spec::{HttpSection, ServicesSection, StopMode};
+use criw_engines::spec::{HttpSection, ServicesSection, StopMode, TlsFiles};
 use criw_sandbox::model::Map;
 
 use crate::error::{Invalid, invalid};
@@ -26,6 +27,10 @@ pub struct Wishes {
     pub services: ServicesSection,
     /// `criw.dev/toolbox: off`
     pub no_toolbox: bool,
+    /// `criw.dev/deadline`, in milliseconds
+    pub deadline_ms: Option<u64>,
+    /// `criw.dev/fuel`
+    pub fuel: Option<u64>,
 }
 
 /// Addresses that one container may ask for.
@@ -68,6 +73,10 @@ pub fn wishes(name: &str, container: &Map, pod: &Map) -> Result<Wishes, Invalid>
         request_timeout_ms: get("criw.dev/http-request-timeout")
             .map(|text| milliseconds("criw.dev/http-request-timeout", text))
             .transpose()?,
+        request_deadline_ms: get("criw.dev/http-request-deadline")
+            .map(|text| milliseconds("criw.dev/http-request-deadline", text))
+            .transpose()?,
+        tls: get("criw.dev/http-tls").map(tls_files).transpose()?,
         max_connections: number("criw.dev/http-max-connections", &get, MAX_CONNECTIONS)?,
         max_requests: number("criw.dev/http-max-requests", &get, MAX_REQUESTS)?,
         max_body: number("criw.dev/http-max-body", &get, u64::MAX)?,
@@ -88,6 +97,10 @@ pub fn wishes(name: &str, container: &Map, pod: &Map) -> Result<Wishes, Invalid>
         http,
         services,
         no_toolbox: no_toolbox(name, container, pod)?,
+        deadline_ms: get("criw.dev/deadline")
+            .map(|text| milliseconds("criw.dev/deadline", text))
+            .transpose()?,
+        fuel: number("criw.dev/fuel", &get, MAX_FUEL)?,
     })
 }
 
@@ -114,6 +127,9 @@ pub fn lookup<'a>(key: &str, name: &str, container: &'a Map, pod: &'a Map) -> Op
 /// More than a process may have descriptors, and than has room in an address space.
 const MAX_CONNECTIONS: u32 = 1_000_000;
 const MAX_REQUESTS: u32 = 10_000;
+
+/// The engine counts with a sign.
+const MAX_FUEL: u64 = i64::MAX as u64;
 
 /// A day; a longer request has no use for a bound.
 const MAX_TIMEOUT_MS: u64 = 86_400_000;
@@ -194,6 +210,29 @@ fn absolute(key: &str, path: &str) -> Result<String, Invalid> {
     Ok(path.to_owned())
 }
 
+/// What a Secret of the type kubernetes.io/tls has.
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+
+/// `/directory` with files as a Secret has them, or `/certificate,/key`.
+fn tls_files(text: &str) -> Result<TlsFiles, Invalid> {
+    let paths: Vec<_> = text.split(',').map(|part| Path::new(part.trim())).collect();
+    let absolute = paths.iter().all(|path| path.is_absolute());
+    match paths[..] {
+        [directory] if absolute => Ok(TlsFiles {
+            certificate: directory.join(CERTIFICATE),
+            key: directory.join(KEY),
+        }),
+        [certificate, key] if absolute => Ok(TlsFiles {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+        }),
+        _ => invalid(format!(
+            "annotation criw.dev/http-tls is {text:?}; it can be an absolute directory with {CERTIFICATE} and {KEY}, or \"/certificate,/key\""
+        )),
+    }
+}
+
 fn address(text: &str) -> Result<String, Invalid> {
     let text = text.trim();
     let bare = text.strip_prefix("tcp://").unwrap_or(text);
@@ -238,6 +277,10 @@ mod tests {
             ("http-max-body", "1048576"),
             ("config-dir", "/config, /secret"),
             ("keyvalue-dir", " /data/kv "),
+            ("http-request-deadline", "1500ms"),
+            ("http-tls", " /tls "),
+            ("deadline", "1h"),
+            ("fuel", "9223372036854775807"),
         ]);
         let expected = Wishes {
             listen: ["127.0.0.1:1", "[::]:2", "0.0.0.0:3"]
@@ -251,6 +294,11 @@ mod tests {
                 max_requests: Some(3),
                 max_body: Some(1 << 20),
                 cpus: None,
+                request_deadline_ms: Some(1500),
+                tls: Some(TlsFiles {
+                    certificate: "/tls/tls.crt".into(),
+                    key: "/tls/tls.key".into(),
+                }),
             },
             services: ServicesSection {
                 config_dirs: vec!["/config".to_owned(), "/secret".to_owned()],
@@ -258,6 +306,8 @@ mod tests {
                 blobstore_dir: None,
             },
             no_toolbox: false,
+            deadline_ms: Some(3_600_000),
+            fuel: Some(i64::MAX as u64),
         };
         assert_eq!(wishes("c", &container, &pod), Ok(expected));
         assert_eq!(wishes("c", &Map::new(), &Map::new()), Ok(Wishes::default()));
@@ -310,6 +360,18 @@ mod tests {
             ("http-max-connections", "0"),
             ("http-max-requests", "10001"),
             ("http-max-body", "1Mi"),
+            ("http-request-deadline", "0ms"),
+            ("http-request-deadline", "99999999999999999999s"),
+            ("http-tls", ""),
+            ("http-tls", "tls"),
+            ("http-tls", "/a,b"),
+            ("http-tls", "/a,/b,/c"),
+            ("deadline", "forever"),
+            ("deadline", "25h"),
+            ("fuel", "0"),
+            ("fuel", "1e9"),
+            ("fuel", "9223372036854775808"),
+            ("fuel", "-1"),
             ("toolbox", "no"),
             ("config-dir", "/a,,/b"),
             ("config-dir", directories.as_str()),

@@ -1,9 +1,11 @@
 //! What the daemon tells Prometheus: counters of calls and ends, and the state of the
 //! node at the moment it is asked. Names are `criw_…`; docs/metrics.md explains each.
 //!
-//! Labels have few values: no pod, container or image is one, since a node sees any number
-//! of them. What a single container uses is told by the CRI (stats, `/metrics/cadvisor`).
+//! Labels have few values: no image is one, and pods and containers only for what Wasm guests
+//! that run now tell of themselves, since a node sees any number of them. What a single
+//! container uses is told by the CRI (stats, `/metrics/cadvisor`).
 
+mod guests;
 mod node;
 mod process;
 mod server;
@@ -67,6 +69,7 @@ pub struct Metrics {
     times: Family<Method, Histogram, Times>,
     ends: Family<End, Counter>,
     registry: Registry,
+    guests: Option<Arc<guests::Guests>>,
 }
 
 impl std::fmt::Debug for Times {
@@ -82,6 +85,11 @@ impl Metrics {
         metrics
             .registry
             .register_collector(Box::new(node::Node(daemon.clone())));
+        let guests = Arc::new(guests::Guests::new(daemon.clone()));
+        metrics
+            .registry
+            .register_collector(Box::new(guests::Page(guests.clone())));
+        metrics.guests = Some(guests);
         Arc::new(metrics)
     }
 
@@ -113,6 +121,14 @@ impl Metrics {
             times,
             ends,
             registry,
+            guests: None,
+        }
+    }
+
+    /// Asks for what [`Metrics::text`] cannot read from memory; returns within seconds.
+    pub(crate) async fn refresh(&self) {
+        if let Some(guests) = &self.guests {
+            guests.refresh().await;
         }
     }
 

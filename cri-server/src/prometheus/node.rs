@@ -90,7 +90,14 @@ impl Collector for Node {
                 "How long all runs of the compiler together took",
             ),
             daemon.images.compilations(),
-        )
+        )?;
+        let hits = encoder.encode_descriptor(
+            "criw_wasm_code_cache_hits",
+            "How often compiled code was there when it was needed",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(daemon.images.code_cache_hits()).encode(hits)
     }
 }
 

@@ -28,6 +28,8 @@ const CONNECTION: Duration = Duration::from_secs(600);
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 16 << 10;
 
+const PAGE: &str = "/metrics";
+
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Binds the endpoint; `None` when there shall be none.
@@ -75,9 +77,12 @@ pub async fn serve(daemon: Arc<Daemon>, metrics: Arc<Metrics>, listener: TcpList
 }
 
 async fn connection(metrics: &Arc<Metrics>, stream: TcpStream) {
-    let service = hyper::service::service_fn(|request: Request<Incoming>| {
-        let response = answer(metrics, request.method(), request.uri().path());
-        async { Ok::<_, Infallible>(response) }
+    let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+        let path = request.uri().path();
+        if path == PAGE && request.method() == Method::GET {
+            metrics.refresh().await;
+        }
+        Ok::<_, Infallible>(answer(metrics, request.method(), path))
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
@@ -96,7 +101,7 @@ fn answer(metrics: &Metrics, method: &Method, path: &str) -> Response<String> {
         *response.status_mut() = status;
         response
     };
-    if path != "/metrics" {
+    if path != PAGE {
         return plain(StatusCode::NOT_FOUND, "only /metrics is served here");
     }
     if !matches!(*method, Method::GET | Method::HEAD) {

@@ -142,6 +142,7 @@ impl Control {
                 pid: self.pid.map(raw),
                 dropped_log_lines: self.log.dropped(),
                 revision: REVISION,
+                wasm: None,
             })),
             Request::Attach { fds: roles } => {
                 let added = self.log.attach().add(&roles, fds);

@@ -56,8 +56,18 @@ pub(crate) fn skipped(test: &str, reason: &str) {
 
 /// Runs the real compiler.
 pub(crate) fn compile(module: &[u8]) -> Result<File, String> {
+    compile_with(&[], module)
+}
+
+/// The same for code that counts its fuel.
+pub(crate) fn compile_metered(module: &[u8]) -> Result<File, String> {
+    compile_with(&["--fuel"], module)
+}
+
+fn compile_with(args: &[&str], module: &[u8]) -> Result<File, String> {
     let mut code = tempfile::tempfile().unwrap();
     let mut compiler = Command::new(binary("criw-compile"))
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(code.try_clone().unwrap())
         .stderr(Stdio::piped())

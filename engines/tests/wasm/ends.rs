@@ -186,13 +186,19 @@ fn a_spinning_guest_is_stopped_at_once() {
         };
         let mut container = Container::run(&spin(), plan);
         container.await_log("spinning");
-        let running = Reply::State {
-            phase: Phase::Running,
-            pid: None,
-            dropped_log_lines: 0,
-            revision: criw_engines::protocol::REVISION,
-        };
-        assert_eq!(container.call(&Request::State), running);
+        match container.call(&Request::State) {
+            Reply::State {
+                phase: Phase::Running,
+                pid: None,
+                dropped_log_lines: 0,
+                revision: criw_engines::protocol::REVISION,
+                wasm: Some(facts),
+            } => {
+                assert_eq!(facts.instances, 1);
+                assert!(facts.memory_bytes >= 65_536, "{facts:?}");
+            }
+            other => panic!("{other:?}"),
+        }
         // As by a daemon whose predecessor died before it noted the answer.
         assert_eq!(container.call(&Request::Start), Reply::Started);
         let begin = Instant::now();

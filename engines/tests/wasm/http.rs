@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use criw_engines::protocol::{Reply, Request};
 use criw_engines::spec::{HttpSection, WasmSection};
 
-use crate::container::{Container, DEADLINE, Plan, compile, skip, tmpfs};
+use crate::container::{Container, DEADLINE, Plan, compile, compile_metered, skip, tmpfs};
 use crate::guests::component;
 use crate::network::{inside, network};
 
@@ -20,7 +20,7 @@ pub(crate) struct Served {
     network: OwnedFd,
 }
 
-fn serve_with(http: HttpSection, change: impl FnOnce(&mut Plan)) -> Served {
+pub(crate) fn serve_with(http: HttpSection, change: impl FnOnce(&mut Plan)) -> Served {
     let network = network();
     let mut plan = Plan {
         wasm: WasmSection {
@@ -42,7 +42,10 @@ pub(crate) fn serve_component(name: &str, mut plan: Plan) -> Served {
 }
 
 fn start(name: &str, plan: Plan, network: OwnedFd) -> Served {
-    let code = compile(&component(name)).unwrap();
+    let code = match plan.wasm.fuel {
+        Some(_) => compile_metered(&component(name)).unwrap(),
+        None => compile(&component(name)).unwrap(),
+    };
     let container = Container::create(&code, plan).unwrap();
     assert_eq!(container.call(&Request::Start), Reply::Started);
     Served { container, network }

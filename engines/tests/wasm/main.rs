@@ -5,6 +5,7 @@
 //! (without the variable: `build/libexec/criw` of this checkout).
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
+mod bounds;
 mod container;
 mod ends;
 mod exports;

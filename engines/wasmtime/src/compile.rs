@@ -10,7 +10,7 @@ use std::io::Write;
 use wasmtime::Engine;
 
 use crate::failure::text;
-use crate::settings::{self, Purpose};
+use crate::settings::{self, Meter, Purpose};
 
 use link::Part;
 use outline::Outline;
@@ -39,32 +39,44 @@ const MAX_UNMET: usize = 32;
 /// The module's fault or ours, see [`Failure`].
 pub fn run(mut words: impl Iterator<Item = OsString>) -> Result<Vec<String>, Failure> {
     match (words.next(), words.next()) {
-        (None, None) => compile(|| {
-            let module = input::module(std::io::stdin().lock())?;
-            Ok(to_binary(&module)?.into_owned())
-        }),
-        (Some(word), None) if word == "--link" => compile(linked),
+        (None, None) => single(Meter::Without),
+        (Some(word), None) if word == "--fuel" => single(Meter::Fuel),
+        (Some(word), None) if word == "--link" => compile(Meter::Without, linked),
+        (Some(word), Some(other)) if word == "--fuel" && other == "--link" => {
+            compile(Meter::Fuel, linked)
+        }
         (Some(word), None) if word == "--fingerprint" => {
-            println!("{}", settings::fingerprint(&engines()?));
+            println!("{}", settings::fingerprint(&engines(Meter::Without)?));
             Ok(Vec::new())
         }
         _ => Err(Failure::Internal(
-            "usage: criw-compile [--fingerprint] < module > code, or criw-compile --link < modules > code".to_owned(),
+            "usage: criw-compile [--fingerprint | --fuel] < module > code, or criw-compile [--fuel] --link < modules > code".to_owned(),
         )),
     }
 }
 
+/// A module alone.
+fn single(meter: Meter) -> Result<Vec<String>, Failure> {
+    compile(meter, || {
+        let module = input::module(std::io::stdin().lock())?;
+        Ok(to_binary(&module)?.into_owned())
+    })
+}
+
 /// One for each of [`Purpose::ALL`].
-fn engines() -> Result<Vec<Engine>, Failure> {
-    let engines = Purpose::ALL.map(settings::engine).into_iter();
-    let engines = engines.collect::<wasmtime::Result<_>>();
+fn engines(meter: Meter) -> Result<Vec<Engine>, Failure> {
+    let engines = Purpose::ALL.map(|purpose| settings::engine(purpose, meter));
+    let engines = engines.into_iter().collect::<wasmtime::Result<_>>();
     engines.map_err(|error| Failure::Internal(text(&error)))
 }
 
 /// `read` sees hostile bytes, so it is called after the lock-up.
-fn compile(read: impl FnOnce() -> Result<Vec<u8>, Failure>) -> Result<Vec<String>, Failure> {
+fn compile(
+    meter: Meter,
+    read: impl FnOnce() -> Result<Vec<u8>, Failure>,
+) -> Result<Vec<String>, Failure> {
     // Looks at the CPU, and at nothing that came from outside.
-    let engines = engines()?;
+    let engines = engines(meter)?;
     let of = |wanted: Purpose| {
         let at = Purpose::ALL.iter().position(|purpose| *purpose == wanted);
         at.map(|at| &engines[at])

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use criw_engines::engine::{Outcome, Program, Surroundings};
+use criw_engines::facts::{Facts, Instance};
 use criw_engines::spec::{ServicesSection, WasmSection};
 use wasmtime::component::{Component, InstancePre, Val};
 use wasmtime::{Engine, Result, Store};
@@ -129,7 +130,8 @@ pub(crate) struct ComponentProgram {
     world: World,
     services: ServicesSection,
     memory: Option<MemoryLimit>,
-    settled: Option<(tokio::runtime::Runtime, Store<State>)>,
+    fuel: Option<u64>,
+    settled: Option<(tokio::runtime::Runtime, Store<State>, Instance)>,
 }
 
 impl ComponentProgram {
@@ -140,6 +142,7 @@ impl ComponentProgram {
             world,
             services: wasm.services.clone(),
             memory: Some(MemoryLimit::new(wasm.memory_limit, wasm.memory_grow_fails)),
+            fuel: wasm.fuel,
             settled: None,
         }
     }
@@ -156,19 +159,27 @@ impl Program for ComponentProgram {
             self.world.builder(surroundings.stdio, 1)?.build()
         };
         let memory = self.memory.take().ok_or("settled twice")?;
+        let instance = memory.facts().instance();
         let mut store = Store::new(&self.engine, State::new(wasi, net, services, memory));
         store.limiter(|state| &mut state.memory);
         // Code of a component that also serves looks at the epoch, which nobody moves here.
         store.set_epoch_deadline(1);
-        self.settled = Some((runtime, store));
+        failure::refuel(&mut store, self.fuel)?;
+        self.settled = Some((runtime, store, instance));
         Ok(())
+    }
+
+    fn facts(&self) -> Option<Arc<Facts>> {
+        self.memory
+            .as_ref()
+            .map(|memory| Arc::clone(memory.facts()))
     }
 
     fn run(self: Box<Self>, started: &dyn Fn()) -> Outcome {
         let Self {
             linked, settled, ..
         } = *self;
-        let Some((runtime, mut store)) = settled else {
+        let Some((runtime, mut store, _instance)) = settled else {
             return Outcome::start_error("run before settle".to_owned());
         };
         runtime.block_on(linked.run(&mut store, started))

@@ -13,7 +13,7 @@ use crate::failure;
 use crate::module::ModuleProgram;
 use crate::proxy::{self, ProxyProgram};
 use crate::roots;
-use crate::settings::{self, Purpose};
+use crate::settings::{self, Meter, Purpose};
 use crate::world::World;
 use crate::worlds;
 
@@ -27,7 +27,7 @@ impl Engine for Wasmtime {
             return Err("the spec is not for a Wasm engine".to_owned());
         };
         open_randomness();
-        let engine = new_engine(Purpose::RUN)?;
+        let engine = new_engine(Purpose::RUN, meter(wasm))?;
         let world = World::new(spec.oci.process().as_ref());
         let file = File::from(code);
         match kind(&file)? {
@@ -76,8 +76,16 @@ fn open_randomness() {
     drop(wasmtime_wasi::thread_rng());
 }
 
-fn new_engine(purpose: Purpose) -> Result<wasmtime::Engine, String> {
-    settings::engine(purpose).map_err(|error| failure::text(&error))
+fn new_engine(purpose: Purpose, meter: Meter) -> Result<wasmtime::Engine, String> {
+    settings::engine(purpose, meter).map_err(|error| failure::text(&error))
+}
+
+/// Which variant of the code the daemon hands over.
+fn meter(wasm: &WasmSection) -> Meter {
+    match wasm.fuel {
+        Some(_) => Meter::Fuel,
+        None => Meter::Without,
+    }
 }
 
 fn kind(file: &File) -> Result<Precompiled, String> {
@@ -119,7 +127,7 @@ fn load_component(
         Err(error) => error,
     };
     let try_with = |purpose| {
-        let engine = new_engine(purpose).ok()?;
+        let engine = new_engine(purpose, meter(wasm)).ok()?;
         let component = map_component(&engine, file).ok()?;
         Some((engine, component))
     };
@@ -128,7 +136,7 @@ fn load_component(
     }
     // With the room for all requests, and for the instance that is tried at the start.
     let instances = proxy::max_requests(&wasm.http).saturating_add(1);
-    if let Ok(pool) = settings::pooling_engine(instances)
+    if let Ok(pool) = settings::pooling_engine(instances, meter(wasm))
         && let Ok(component) = map_component(&pool, file)
     {
         return Ok((pool, component));

@@ -1,8 +1,9 @@
 //! The guest's limit on linear memory, all memories (and instances) together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use criw_engines::facts::Facts;
 use wasmtime::{ResourceLimiter, Result};
 
 /// Elements of one table; 8 bytes each, charged to the cgroup like everything.
@@ -16,8 +17,8 @@ pub(crate) struct MemoryLimit {
     fails: bool,
     /// Bytes of this store.
     mine: u64,
-    /// Bytes of all stores.
-    used: Arc<AtomicU64>,
+    /// Has the bytes of all stores.
+    facts: Arc<Facts>,
 }
 
 /// Growth past the limit, when it shall end the guest.
@@ -45,24 +46,30 @@ impl MemoryLimit {
             limit,
             fails,
             mine: 0,
-            used: Arc::default(),
+            facts: Arc::default(),
         }
+    }
+
+    /// What all stores under this limit count.
+    pub(crate) fn facts(&self) -> &Arc<Facts> {
+        &self.facts
     }
 
     /// For one more store under the same limit.
     pub(crate) fn share(&self) -> Self {
         Self {
             mine: 0,
-            used: Arc::clone(&self.used),
+            facts: Arc::clone(&self.facts),
             ..*self
         }
     }
 
     /// Takes it if all together stay below the limit, else says what was wanted.
     fn take(&mut self, more: u64) -> std::result::Result<(), u64> {
-        let wanted = self.used.fetch_add(more, Ordering::Relaxed) + more;
+        let used = &self.facts.memory;
+        let wanted = used.fetch_add(more, Ordering::Relaxed) + more;
         if self.limit.is_some_and(|limit| wanted > limit) {
-            self.used.fetch_sub(more, Ordering::Relaxed);
+            used.fetch_sub(more, Ordering::Relaxed);
             return Err(wanted);
         }
         self.mine += more;
@@ -72,7 +79,7 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.mine, Ordering::Relaxed);
+        self.facts.memory.fetch_sub(self.mine, Ordering::Relaxed);
     }
 }
 

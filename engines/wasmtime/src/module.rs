@@ -1,6 +1,9 @@
 //! A core module: a WASI preview 1 command, or any exported function by name.
 
+use std::sync::Arc;
+
 use criw_engines::engine::{Outcome, Program, Surroundings};
+use criw_engines::facts::{Facts, Instance};
 use criw_engines::spec::WasmSection;
 use wasmtime::{Engine, ExternType, ImportType, InstancePre, Linker, Module, Store};
 
@@ -26,7 +29,8 @@ pub(crate) struct ModuleProgram {
     initialize: bool,
     world: World,
     memory: Option<MemoryLimit>,
-    settled: Option<(tokio::runtime::Runtime, Store<State>)>,
+    fuel: Option<u64>,
+    settled: Option<(tokio::runtime::Runtime, Store<State>, Instance)>,
 }
 
 impl ModuleProgram {
@@ -56,6 +60,7 @@ impl ModuleProgram {
             initialize: entry != START && module.get_export(INITIALIZE).is_some(),
             world,
             memory: Some(MemoryLimit::new(wasm.memory_limit, wasm.memory_grow_fails)),
+            fuel: wasm.fuel,
             settled: None,
         })
     }
@@ -139,11 +144,19 @@ impl Program for ModuleProgram {
                 .build_p1()
         };
         let memory = self.memory.take().ok_or("settled twice")?;
+        let instance = memory.facts().instance();
         let state = State::new(wasi, outputs, sockets, memory, toolbox);
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);
-        self.settled = Some((runtime, store));
+        failure::refuel(&mut store, self.fuel)?;
+        self.settled = Some((runtime, store, instance));
         Ok(())
+    }
+
+    fn facts(&self) -> Option<Arc<Facts>> {
+        self.memory
+            .as_ref()
+            .map(|memory| Arc::clone(memory.facts()))
     }
 
     fn run(self: Box<Self>, started: &dyn Fn()) -> Outcome {
@@ -154,7 +167,7 @@ impl Program for ModuleProgram {
             settled,
             ..
         } = *self;
-        let Some((runtime, mut store)) = settled else {
+        let Some((runtime, mut store, _instance)) = settled else {
             return Outcome::start_error("run before settle".to_owned());
         };
         runtime.block_on(async {

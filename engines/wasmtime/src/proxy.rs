@@ -7,6 +7,7 @@
 //!   connection  HTTP/1.1 and HTTP/2 on one connection
 //!   server      a request -> an instance -> a response
 //!   service     the same for WASI 0.3
+//!   tls         HTTPS with a certificate out of a volume
 //!   exchange    what both sides of one request know: progress, failure; its bodies
 //!   ticker      lets requests that compute take turns
 //! ```
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use criw_engines::drain::Drain;
 use criw_engines::engine::{Outcome, Program, Surroundings};
+use criw_engines::facts::Facts;
 use criw_engines::spec::{ServicesSection, WasmSection};
 use tokio::runtime::Runtime;
 use wasmtime::Engine;
@@ -29,6 +31,7 @@ use crate::failure;
 use crate::host::{self, State};
 use crate::limits::MemoryLimit;
 use crate::net::Net;
+use crate::roots;
 use crate::services::Services;
 use crate::world::{World, runtime};
 use crate::worlds;
@@ -41,6 +44,7 @@ mod server;
 mod service;
 mod settings;
 mod ticker;
+mod tls;
 
 use server::Server;
 use settings::Settings;
@@ -76,6 +80,7 @@ pub(crate) struct ProxyProgram {
     settings: Settings,
     services: ServicesSection,
     memory: MemoryLimit,
+    fuel: Option<u64>,
     settled: Option<(Runtime, Arc<Server>, Arc<Drain>)>,
 }
 
@@ -87,6 +92,9 @@ impl ProxyProgram {
         mut world: World,
     ) -> Result<Self, String> {
         let settings = Settings::new(&mut world, &wasm.http)?;
+        if settings.tls.is_some() {
+            roots::open_randomness()?;
+        }
         Ok(Self {
             engine: engine.clone(),
             linked,
@@ -94,6 +102,7 @@ impl ProxyProgram {
             settings,
             services: wasm.services.clone(),
             memory: MemoryLimit::new(wasm.memory_limit, wasm.memory_grow_fails),
+            fuel: wasm.fuel,
             settled: None,
         })
     }
@@ -102,20 +111,29 @@ impl ProxyProgram {
 impl Program for ProxyProgram {
     fn settle(&mut self, surroundings: Surroundings) -> Result<(), String> {
         let stdio = surroundings.stdio;
+        let tls = self.settings.tls.as_ref();
+        let tls = tls.map(|files| tls::Tls::new(files, stdio.stderr.clone()));
         let server = Server {
             engine: self.engine.clone(),
             linked: self.linked.clone(),
             net: Arc::new(Net::new(&self.world, stdio.stderr.clone())),
+            root: self.world.root()?,
             services: Services::new(&self.services, &self.world, stdio.stderr.clone()),
             world: std::mem::take(&mut self.world),
             outputs: (stdio.stdout, stdio.stderr),
             memory: self.memory.share(),
+            fuel: self.fuel,
             settings: self.settings.clone(),
             admission: server::Admission::new(&self.settings),
             ticker: ticker::Ticker::default(),
+            tls: tls.transpose()?,
         };
         self.settled = Some((runtime()?, Arc::new(server), surroundings.drain));
         Ok(())
+    }
+
+    fn facts(&self) -> Option<Arc<Facts>> {
+        Some(Arc::clone(self.memory.facts()))
     }
 
     fn drains(&self) -> bool {

@@ -9,7 +9,7 @@
 //! Only what uses WASI 0.3 gets support for concurrency inside a component: the others would pay
 //! for its bookkeeping in every store and call.
 
-use wasmtime::{Config, Engine, PoolingAllocationConfig, Result};
+use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, Result};
 
 /// Bytes of stack for Wasm frames; a guest that needs more traps.
 const WASM_STACK: usize = 1 << 20;
@@ -66,8 +66,18 @@ pub fn is_preview_3(interface: &str) -> bool {
     })
 }
 
+/// Whether the code counts what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meter {
+    /// It does not.
+    Without,
+    /// It uses up fuel, about one unit for each instruction of Wasm, and traps when there
+    /// is none left. Only for containers that ask for a bound, because it is slow.
+    Fuel,
+}
+
 /// The configuration.
-pub fn config(purpose: Purpose) -> Config {
+pub fn config(purpose: Purpose, meter: Meter) -> Config {
     let mut config = Config::new();
     config.max_wasm_stack(WASM_STACK);
     config.async_stack_size(FIBER_STACK);
@@ -77,13 +87,13 @@ pub fn config(purpose: Purpose) -> Config {
     config.epoch_interruption(purpose.serves);
     config.concurrency_support(purpose.concurrent);
     config.wasm_component_model_async(purpose.concurrent);
-    config.consume_fuel(false);
+    config.consume_fuel(meter == Meter::Fuel);
     config
 }
 
 /// An engine with [`config`].
-pub fn engine(purpose: Purpose) -> Result<Engine> {
-    Engine::new(&config(purpose))
+pub fn engine(purpose: Purpose, meter: Meter) -> Result<Engine> {
+    Engine::new(&config(purpose, meter))
 }
 
 /// Memories, tables and core instances that a component may have to be pooled.
@@ -91,13 +101,14 @@ const POOLED_MEMORIES: u32 = 2;
 const POOLED_TABLES: u32 = 8;
 const POOLED_INSTANCES: u32 = 32;
 
-/// Bytes of a memory that are cleared by hand and kept; the rest goes back to the kernel.
+/// Bytes of a memory or table that are cleared by hand and kept; the rest goes back to the
+/// kernel.
 const KEPT_MEMORY: usize = 128 << 10;
 
 /// An engine with [`config`] that serves WASI 0.2, and keeps the address space of so many
 /// instances: making and dropping it anew is most of what a short request costs. A
 /// component of unusual shape does not fit, and loading it says so.
-pub fn pooling_engine(instances: u32) -> Result<Engine> {
+pub fn pooling_engine(instances: u32, meter: Meter) -> Result<Engine> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_stacks(instances)
@@ -109,8 +120,10 @@ pub fn pooling_engine(instances: u32) -> Result<Engine> {
         .total_core_instances(instances * POOLED_INSTANCES)
         .max_core_instances_per_component(POOLED_INSTANCES)
         .linear_memory_keep_resident(KEPT_MEMORY)
-        .table_keep_resident(KEPT_MEMORY);
-    let mut config = config(Purpose::SERVE);
+        .table_keep_resident(KEPT_MEMORY)
+        // Only what was written is cleared, where the kernel can tell (Linux 6.7).
+        .pagemap_scan(Enabled::Auto);
+    let mut config = config(Purpose::SERVE, meter);
     config.allocation_strategy(pool);
     Engine::new(&config)
 }

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use criw_engines::stdio::{Output, Stdio};
 use oci_spec::runtime::{Process, User};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
-use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtxBuilder, async_trait};
+use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtx, WasiCtxBuilder, async_trait};
 
 /// Arguments and environment, kept from the spec until the root is there.
 #[derive(Debug, Clone, Default)]
@@ -74,16 +75,27 @@ impl World {
     }
 
     /// For one request: no input, the outputs of all, and its number as `REQUEST_ID`.
+    /// `root` is one descriptor for all requests, see [`World::root`].
     pub(crate) fn for_request(
         &self,
         id: u64,
         stdout: Output,
         stderr: Output,
-    ) -> Result<WasiCtxBuilder, String> {
-        let mut builder = self.outputs(stdout, stderr);
-        builder.env("REQUEST_ID", id.to_string());
+        root: &WasiFilesystemCtx,
+    ) -> WasiCtx {
+        let mut wasi = self
+            .outputs(stdout, stderr)
+            .env("REQUEST_ID", id.to_string())
+            .build();
+        wasi.filesystem().clone_from(root);
+        wasi
+    }
+
+    /// The root, opened. It is a place and has no state that guests could change.
+    pub(crate) fn root(&self) -> Result<WasiFilesystemCtx, String> {
+        let mut builder = self.outputs(Output::Null, Output::Null);
         open_root(&mut builder)?;
-        Ok(builder)
+        Ok(builder.build().filesystem().clone())
     }
 
     /// All but the root and the input.

@@ -16,6 +16,8 @@ mod faults;
 mod fixtures;
 mod formats;
 mod http;
+mod http_bounds;
+mod http_tls;
 mod image_volumes;
 mod images;
 mod import;

@@ -47,6 +47,19 @@ pub(crate) struct Ended {
     pub(crate) message: String,
 }
 
+/// A certificate and its key, with the names that a Secret of the type kubernetes.io/tls has.
+fn certificate(machine: &Machine, directory: &Path) -> Result<()> {
+    std::fs::create_dir(directory)?;
+    let certificate = directory.join("tls.crt").display().to_string();
+    let key = directory.join("tls.key").display().to_string();
+    let words =
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=web";
+    let mut args: Vec<&str> = words.split_whitespace().collect();
+    args.extend(["-out", &certificate, "-keyout", &key]);
+    machine.world.run("openssl", &args)?;
+    Ok(())
+}
+
 impl Node {
     /// Starts daemon, registry and kubelet, and lays down the manifests of those pods.
     pub(crate) fn start(pods: &[&str]) -> Result<Self> {
@@ -54,6 +67,7 @@ impl Node {
         for (name, image) in [
             ("busybox:1", images::busybox()?),
             ("guests:1", images::guests()?),
+            ("proxy:1", images::wasm("proxy.component")?),
             ("connect:1", images::wasm("connect")?),
             ("unknown_import:1", images::wasm("unknown_import")?),
             (
@@ -67,6 +81,7 @@ impl Node {
         std::fs::create_dir(host.join("sub"))?;
         std::fs::write(host.join("in"), "from the host\n")?;
         std::fs::write(host.join("sub/in"), "from below the host\n")?;
+        certificate(&machine, &host.join("tls"))?;
         kubelet::prepare(&machine.world)?;
         machine.compile_toolbox(&machine.registry.reference("guests:1"))?;
         let before = machine.baseline()?;

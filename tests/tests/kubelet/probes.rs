@@ -56,6 +56,11 @@ pub(crate) const CHECKS: &[Check] = &[
         |node| hangs(node, "linux", 3),
     ),
     beside(
+        "probes::an_https_probe_reaches_a_component_with_a_certificate",
+        &["https"],
+        https,
+    ),
+    beside(
         "probes::hooks_run_in_wasm_and_linux_containers",
         &["hooks"],
         hooks,
@@ -111,6 +116,16 @@ fn hangs(node: &Node, container: &str, own: usize) -> Result<()> {
         (last == own).then_some(())
     })
     .with_context(|| format!("{last} processes, not {own}"))
+}
+
+fn https(node: &Node) -> Result<()> {
+    node.ready("https", "web", true)?;
+    node.ready("https", "mistaken", false)?;
+    for container in ["web", "mistaken"] {
+        let status = node.container("https", container)?;
+        ensure!(status["restartCount"] == 0, "{status}");
+    }
+    Ok(())
 }
 
 /// Processes in the cgroup of a container, and below.

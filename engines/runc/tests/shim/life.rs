@@ -29,6 +29,7 @@ fn output_is_logged_and_codes_are_kept() {
             pid: Some(pid),
             dropped_log_lines: 0,
             revision: criw_engines::protocol::REVISION,
+            wasm: None,
         };
         assert_eq!(shim.call(&Request::State), state(Phase::Created));
         assert!(shim.lines().is_empty());

@@ -169,7 +169,7 @@ impl Crew {
             return;
         };
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(REFUSAL_LIMIT, tell_503(stream)).await;
+            let _ = tokio::time::timeout(REFUSAL_LIMIT, tell(stream, REFUSAL)).await;
             drop(permit);
         });
     }
@@ -197,11 +197,12 @@ impl Crew {
     }
 }
 
-/// The request is read first: closing a socket with unread bytes takes the answer away.
-async fn tell_503(mut stream: TcpStream) -> std::io::Result<()> {
+/// Tells one response to whoever asks, and closes. The request is read first: closing a
+/// socket with unread bytes takes the answer away.
+pub(super) async fn tell(mut stream: TcpStream, response: &[u8]) -> std::io::Result<()> {
     let mut head = [0; 4096];
     let _ = stream.read(&mut head).await?;
-    stream.write_all(REFUSAL).await?;
+    stream.write_all(response).await?;
     stream.shutdown().await?;
     while stream.read(&mut head).await? > 0 {}
     Ok(())

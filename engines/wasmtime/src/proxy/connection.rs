@@ -1,4 +1,5 @@
-//! One connection: HTTP/1.1, or HTTP/2 if it begins so (prior knowledge).
+//! One connection: HTTP/1.1, or HTTP/2 if it begins so (prior knowledge, or what was agreed
+//! by TLS).
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -16,8 +17,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use wasmtime_wasi_http::io::TokioIo;
 
-use super::patience::Patient;
+use super::accept::tell;
+use super::patience::{Patient, Transport};
 use super::server::Server;
+use super::tls::Client;
 
 /// How long a connection may be without a request.
 /// Longer than what proxies in front of us keep connections for, so that they close first.
@@ -33,6 +36,9 @@ const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// What an HTTP/2 client sends first, in one piece with its settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// For a client that does not know that this is HTTPS.
+const WRONG_PROTOCOL: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 34\r\n\r\nthis port is HTTPS, use https://\r\n";
 
 /// Bytes of a request's head, and of what HTTP/1 reads ahead.
 const MAX_HEAD: usize = 64 << 10;
@@ -149,6 +155,32 @@ pub(super) async fn serve(
 ) {
     // Responses are written in whole pieces.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = &server.tls else {
+        return converse(Transport::Plain(stream), server, closing).await;
+    };
+    let limit = server.settings.timeout.min(MAX_HEAD_TIME);
+    let last_call = async {
+        let _ = closing.wait_for(|closing| *closing).await;
+        tokio::time::sleep(LAST_CALL).await;
+    };
+    let client = tokio::select! {
+        client = tokio::time::timeout(limit, tls.accept(stream)) => client,
+        () = last_call => return,
+    };
+    match client {
+        Ok(Ok(Client::Secure(stream))) => {
+            converse(Transport::Secure(stream), server, closing).await;
+        }
+        Ok(Ok(Client::Plain(stream))) => {
+            let _ = tokio::time::timeout(limit, tell(stream, WRONG_PROTOCOL)).await;
+        }
+        // The client's fault, or it took too long.
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// Requests and responses.
+async fn converse(stream: Transport, server: Arc<Server>, mut closing: watch::Receiver<bool>) {
     let usage = Arc::new(Usage::new(server.settings.timeout));
     let closing_soon = closing.clone();
     let service = service_fn(|request: Request<Incoming>| {
@@ -202,7 +234,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
+        // See `Usage`; its own timer would be made anew for each request.
+        .header_read_timeout(None)
         // Who closes his half still wants the answer.
         .half_close(true)
         .max_buf_size(MAX_HEAD)

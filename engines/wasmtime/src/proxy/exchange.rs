@@ -2,8 +2,8 @@
 //! whether the guest failed. The bodies of both directions report here.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,8 +28,28 @@ pub(super) struct Exchange {
     begin: Instant,
     /// Milliseconds after `begin` at which a byte moved last.
     moved: AtomicU64,
-    failed: AtomicBool,
-    timed_out: AtomicBool,
+    failure: OnceLock<Failure>,
+    begun: AtomicBool,
+}
+
+/// How a request ended badly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The guest trapped, exited, or broke a rule.
+    Guest,
+    /// It used up its fuel.
+    Fuel,
+    /// Nothing moved for too long, or all of it took too long.
+    Time,
+}
+
+/// What a request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Patience {
+    /// How long it may stand still.
+    pub(super) still: Duration,
+    /// How long it may take from beginning to end.
+    pub(super) whole: Option<Duration>,
 }
 
 impl Exchange {
@@ -37,8 +57,8 @@ impl Exchange {
         Self {
             begin: Instant::now(),
             moved: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
-            timed_out: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            begun: AtomicBool::new(false),
         }
     }
 
@@ -48,32 +68,44 @@ impl Exchange {
         self.moved.store(now, Ordering::Relaxed);
     }
 
-    /// Returns when nothing has moved for so long.
-    pub(super) async fn stalled(&self, limit: Duration) {
+    /// Returns why when it has taken too long.
+    pub(super) async fn overdue(&self, patience: Patience) -> String {
+        let Patience { still, whole } = patience;
         loop {
             let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
-            let due = self.begin + moved + limit;
-            if due <= Instant::now() {
-                return;
+            let stalled = self.begin + moved + still;
+            // More than the clock can count is never.
+            let end = whole.and_then(|whole| self.begin.checked_add(whole));
+            let now = Instant::now();
+            if let (Some(whole), true) = (whole, end.is_some_and(|end| end <= now)) {
+                return format!("given up, because it took longer than {whole:?}");
             }
-            tokio::time::sleep_until(due).await;
+            if stalled <= now {
+                return format!("given up, because nothing moved for {still:?}");
+            }
+            tokio::time::sleep_until(end.map_or(stalled, |end| end.min(stalled))).await;
         }
     }
 
+    /// The response begins; the guest may still fail.
+    pub(super) fn begin_response(&self) {
+        self.note();
+        self.begun.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the response has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::SeqCst)
+    }
+
     /// The guest ended badly: a response that is under way breaks off.
-    pub(super) fn fail(&self, timed_out: bool) {
-        self.timed_out.store(timed_out, Ordering::SeqCst);
-        self.failed.store(true, Ordering::SeqCst);
+    pub(super) fn fail(&self, failure: Failure) {
+        let _ = self.failure.set(failure);
     }
 
-    /// Whether the guest ended badly.
-    pub(super) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::SeqCst)
-    }
-
-    /// Whether the guest was given up because nothing moved.
-    pub(super) fn has_timed_out(&self) -> bool {
-        self.timed_out.load(Ordering::SeqCst)
+    /// Whether the guest ended badly, and how.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure.get().copied()
     }
 }
 
@@ -157,7 +189,7 @@ impl Body for GuestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
         self.exchange.note();
-        if frame.is_none() && self.exchange.has_failed() {
+        if frame.is_none() && self.exchange.failure().is_some() {
             let text = "the guest failed before its response was whole".to_owned();
             return Poll::Ready(Some(Err(Error::InternalError(Some(text)))));
         }

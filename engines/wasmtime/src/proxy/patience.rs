@@ -11,12 +11,30 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
 
 use super::connection::Usage;
 
+/// What a connection runs on. One type, because the machinery of HTTP is large and would
+/// be there twice.
+pub(super) enum Transport {
+    Plain(TcpStream),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+/// The same call on whichever it is.
+macro_rules! on {
+    ($transport:expr, $stream:ident => $call:expr) => {
+        match $transport {
+            Transport::Plain($stream) => $call,
+            Transport::Secure($stream) => $call,
+        }
+    };
+}
+
 /// See the module.
 pub(super) struct Patient {
-    stream: TcpStream,
+    stream: Transport,
     limit: Duration,
     usage: Arc<Usage>,
     /// Runs while a write waits for the client.
@@ -25,7 +43,7 @@ pub(super) struct Patient {
 }
 
 impl Patient {
-    pub(super) fn new(stream: TcpStream, limit: Duration, usage: Arc<Usage>) -> Self {
+    pub(super) fn new(stream: Transport, limit: Duration, usage: Arc<Usage>) -> Self {
         Self {
             stream,
             limit,
@@ -63,7 +81,7 @@ impl AsyncRead for Patient {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = on!(&mut self.stream, stream => Pin::new(stream).poll_read(context, buffer));
         self.usage.received(&buffer.filled()[before..]);
         read
     }
@@ -75,7 +93,7 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        let written = on!(&mut self.stream, stream => Pin::new(stream).poll_write(context, bytes));
         self.bound(context, written)
     }
 
@@ -84,19 +102,20 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        let written =
+            on!(&mut self.stream, stream => Pin::new(stream).poll_write_vectored(context, pieces));
         self.bound(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        on!(&self.stream, stream => stream.is_write_vectored())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        on!(&mut self.stream, stream => Pin::new(stream).poll_flush(context))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        on!(&mut self.stream, stream => Pin::new(stream).poll_shutdown(context))
     }
 }

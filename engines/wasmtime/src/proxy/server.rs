@@ -1,26 +1,32 @@
 //! A request becomes an instance, an instance gives a response.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use criw_engines::engine::Outcome;
+use criw_engines::facts::RequestEnd;
 use criw_engines::stdio::Output;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::connection::Active;
-use super::exchange::{Exchange, RequestBody, ResponseBody, from_guest};
+use super::exchange::{Exchange, Failure, Patience, RequestBody, ResponseBody, from_guest};
 use super::settings::Settings;
 use super::ticker::Ticker;
+use super::tls::Tls;
 use super::{Linked, service};
 use crate::failure;
 use crate::host::State;
@@ -40,13 +46,18 @@ pub(crate) struct Server {
     pub(super) engine: Engine,
     pub(super) linked: Linked,
     pub(super) world: World,
+    pub(super) root: WasiFilesystemCtx,
     pub(super) outputs: (Output, Output),
     pub(super) net: Arc<Net>,
     pub(super) services: Arc<Services>,
     pub(super) memory: MemoryLimit,
+    /// Of each request.
+    pub(super) fuel: Option<u64>,
     pub(super) settings: Settings,
     pub(super) admission: Admission,
     pub(super) ticker: Ticker,
+    /// HTTPS, if that is asked for.
+    pub(super) tls: Option<Tls>,
 }
 
 /// Who may come in.
@@ -138,7 +149,7 @@ impl Server {
 
     fn store(&self, id: u64) -> Result<Store<State>, String> {
         let (stdout, stderr) = self.outputs.clone();
-        let wasi = self.world.for_request(id, stdout, stderr)?.build();
+        let wasi = self.world.for_request(id, stdout, stderr, &self.root);
         let state = State::new(
             wasi,
             Arc::clone(&self.net),
@@ -149,6 +160,7 @@ impl Server {
         store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
+        failure::refuel(&mut store, self.fuel)?;
         Ok(store)
     }
 
@@ -161,47 +173,63 @@ impl Server {
         if let Some((status, text)) = refuse(&request, self.settings.max_body) {
             return plain(status, text);
         }
+        let facts = self.memory.facts();
         let Some(permit) = self.admission.instance().await else {
+            facts.request(RequestEnd::Refused);
             return unavailable();
         };
         let id = self.admission.next.fetch_add(1, Ordering::Relaxed);
         let exchange = Arc::new(Exchange::new());
         let (sender, receiver) = oneshot::channel();
-        let guest = Call {
+        let call = Call {
             server: Arc::clone(self),
             id,
-            what: format!(
-                "request {id} ({} {})",
-                request.method(),
-                request.uri().path()
-            ),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
             exchange: Arc::clone(&exchange),
         };
-        // A task of its own: a client that leaves does not stop the guest half-way.
-        tokio::spawn(async move {
-            guest.run(request, sender).await;
+        let guest = Guest(Some(Box::pin(async move {
+            call.run(request, sender).await;
             drop(permit);
-        });
-        match receiver.await {
+        })));
+        match guest.head(receiver).await {
             // It failed right behind its head, of which nothing is sent yet.
-            Ok(Ok(_)) if exchange.has_failed() => {
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n")
-            }
+            Ok(Ok(_)) if exchange.failure().is_some() => self.failed(&exchange),
             Ok(Ok(response)) => {
-                exchange.note();
+                exchange.begin_response();
+                facts.request(RequestEnd::Answered);
                 response.map(|body| from_guest(body, exchange, active))
             }
             Ok(Err(code)) => {
                 self.log(&format!(
                     "request {id}: the guest answered with the error {code:?}"
                 ));
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n")
+                self.failed(&exchange)
             }
-            Err(_) if exchange.has_timed_out() => plain(
+            Err(_) => self.failed(&exchange),
+        }
+    }
+
+    /// What the client is told of a request without a response.
+    fn failed(&self, exchange: &Exchange) -> Response<ResponseBody> {
+        const ERROR: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+        let (end, status, text) = match exchange.failure() {
+            Some(Failure::Time) => (
+                RequestEnd::TimedOut,
                 StatusCode::GATEWAY_TIMEOUT,
                 "the guest did not answer in time\n",
             ),
-            Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed\n"),
+            Some(Failure::Fuel) => (RequestEnd::OutOfFuel, ERROR, "the guest used up its fuel\n"),
+            Some(Failure::Guest) | None => (RequestEnd::Failed, ERROR, "the guest failed\n"),
+        };
+        self.memory.facts().request(end);
+        plain(status, text)
+    }
+
+    fn scheme(&self) -> Scheme {
+        match self.tls {
+            Some(_) => Scheme::Https,
+            None => Scheme::Http,
         }
     }
 
@@ -213,43 +241,102 @@ impl Server {
     }
 }
 
+type Answer = Result<Result<Response<HyperOutgoingBody>, ErrorCode>, oneshot::error::RecvError>;
+
+/// A guest at work. Its connection's task runs it until the response begins, which for a
+/// short request is all there is; from then on, and when the client has left, it is a task
+/// of its own, so that nothing stops it half-way.
+struct Guest(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Guest {
+    async fn head(
+        mut self,
+        mut receiver: oneshot::Receiver<Result<Response<HyperOutgoingBody>, ErrorCode>>,
+    ) -> Answer {
+        std::future::poll_fn(|context| {
+            self.run(context);
+            Pin::new(&mut receiver).poll(context)
+        })
+        .await
+    }
+
+    fn run(&mut self, context: &mut Context<'_>) {
+        if let Some(guest) = &mut self.0
+            && guest.as_mut().poll(context) == Poll::Ready(())
+        {
+            self.0 = None;
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // Without a runtime everything ends.
+        if let (Some(guest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(guest);
+        }
+    }
+}
+
 /// One request inside the guest.
 pub(super) struct Call {
     pub(super) server: Arc<Server>,
     id: u64,
-    /// For the log.
-    pub(super) what: String,
+    method: Method,
+    uri: Uri,
     exchange: Arc<Exchange>,
 }
 
 impl Call {
     async fn run(self, request: Request<Incoming>, head: Head) {
-        let Self { server, what, .. } = &self;
+        let server = &self.server;
         let mut store = match server.store(self.id) {
             Ok(store) => store,
-            Err(text) => return server.log(&format!("{what}: {text}")),
+            Err(text) => return self.log(&text),
         };
         let _busy = server.ticker.enter(&server.engine);
-        let limit = server.settings.timeout;
+        let _instance = server.memory.facts().instance();
+        let patience = Patience {
+            still: server.settings.timeout,
+            whole: server.settings.deadline,
+        };
         let result = tokio::select! {
-            result = self.call(&mut store, request, head) => Some(result),
-            () = self.exchange.stalled(limit) => None,
+            // The guest first: most are done before there is anything to watch.
+            biased;
+            result = self.call(&mut store, request, head) => Ok(result),
+            why = self.exchange.overdue(patience) => Err(why),
         };
         match result {
-            Some(Ok(())) => {}
-            Some(Err(error)) => {
-                self.exchange.fail(false);
-                server.log(&format!("{what}: {}", text(&error)));
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if failure::is_out_of_fuel(&error) => {
+                self.exchange.fail(Failure::Fuel);
+                self.log(&format!("{}\n{}", failure::OUT_OF_FUEL, text(&error)));
             }
-            None => {
-                self.exchange.fail(true);
-                server.log(&format!(
-                    "{what}: given up, because nothing moved for {limit:?}"
-                ));
+            Ok(Err(error)) => {
+                if let Some(trap) = error.downcast_ref() {
+                    server.memory.facts().trap(failure::kind(*trap));
+                }
+                self.exchange.fail(Failure::Guest);
+                self.log(&text(&error));
             }
+            Err(why) => {
+                self.exchange.fail(Failure::Time);
+                self.log(&why);
+            }
+        }
+        if self.exchange.has_begun() && self.exchange.failure().is_some() {
+            server.memory.facts().request(RequestEnd::BrokenOff);
         }
         // The store goes last: its end is what the client's side sees.
         drop(store);
+    }
+
+    /// A line about this request.
+    pub(super) fn log(&self, text: &str) {
+        let Self { id, method, .. } = self;
+        let path = self.uri.path();
+        self.server
+            .log(&format!("request {id} ({method} {path}): {text}"));
     }
 
     async fn call(
@@ -262,7 +349,9 @@ impl Call {
         let max = self.server.settings.max_body;
         let request = request.map(|body| RequestBody::new(body, max, exchange));
         match &self.server.linked {
-            Linked::Proxy(linked) => proxy(linked, store, request, head).await,
+            Linked::Proxy(linked) => {
+                proxy(linked, store, self.server.scheme(), request, head).await
+            }
             Linked::Service(linked) => service::answer(self, linked, store, request, head).await,
         }
     }
@@ -271,13 +360,14 @@ impl Call {
 async fn proxy(
     linked: &ProxyPre<State>,
     store: &mut Store<State>,
+    scheme: Scheme,
     request: Request<RequestBody>,
     head: Head,
 ) -> wasmtime::Result<()> {
     let (request, out) = {
         let mut http = store.data_mut().http();
         (
-            http.new_incoming_request(Scheme::Http, request)?,
+            http.new_incoming_request(scheme, request)?,
             http.new_response_outparam(head)?,
         )
     };

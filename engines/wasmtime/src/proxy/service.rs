@@ -32,17 +32,17 @@ pub(super) async fn answer(
         let http = store.data_mut().http();
         GuestRequest::from_http(http.hooks, request)
     };
-    request.scheme = Some(Scheme::HTTP);
+    request.scheme = Some(match call.server.tls {
+        Some(_) => Scheme::HTTPS,
+        None => Scheme::HTTP,
+    });
     request.authority = authority;
     let answered = store.run_concurrent(async |accessor| -> wasmtime::Result<()> {
         let response = match service.handle(accessor, request).await? {
             Ok(response) => response,
             Err(code) => {
-                let what = &call.what;
                 // Without a head the client is told that the guest failed.
-                call.server.log(&format!(
-                    "{what}: the guest answered with the error {code:?}"
-                ));
+                call.log(&format!("the guest answered with the error {code:?}"));
                 return Ok(());
             }
         };

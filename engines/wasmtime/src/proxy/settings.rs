@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use criw_engines::spec::HttpSection;
+use criw_engines::spec::{HttpSection, TlsFiles};
 
 use crate::world::World;
 
@@ -36,12 +36,15 @@ pub(crate) struct Settings {
     pub(super) backlog: i32,
     /// How long a request may stand still.
     pub(super) timeout: Duration,
+    /// How long all of it may take.
+    pub(super) deadline: Option<Duration>,
     pub(super) max_connections: usize,
     /// Instances at the same time.
     pub(super) max_requests: usize,
     /// Bytes of a request's body.
     pub(super) max_body: Option<u64>,
     pub(super) threads: usize,
+    pub(super) tls: Option<TlsFiles>,
 }
 
 impl Settings {
@@ -77,10 +80,12 @@ impl Settings {
             timeout: http
                 .request_timeout_ms
                 .map_or(DEFAULT_TIMEOUT, Duration::from_millis),
+            deadline: http.request_deadline_ms.map(Duration::from_millis),
             max_connections: (connections as usize).min(descriptors()),
             max_requests: max_requests(http) as usize,
             max_body: http.max_body,
             threads: threads(http.cpus),
+            tls: http.tls.clone(),
         })
     }
 }
@@ -172,9 +177,12 @@ mod tests {
             max_requests: Some(0),
             max_body: Some(9),
             cpus: Some(1),
+            request_deadline_ms: Some(900),
+            tls: None,
         };
         let settings = Settings::new(&mut world(&[]), &http).unwrap();
         assert_eq!(settings.timeout, Duration::from_millis(250));
+        assert_eq!(settings.deadline, Some(Duration::from_millis(900)));
         assert_eq!((settings.max_connections, settings.max_requests), (5, 1));
         assert_eq!((settings.max_body, settings.threads), (Some(9), 1));
     }
