@@ -159,7 +159,6 @@ const RULES: &[(c_long, Rule)] = &[
                 libc::TCGETS as u32,
                 libc::TIOCGWINSZ as u32,
                 libc::TIOCSWINSZ as u32,
-                PAGEMAP_SCAN,
             ],
         },
     ),
@@ -219,10 +218,6 @@ const RULES: &[(c_long, Rule)] = &[
     (libc::SYS_exit, Rule::Allow),
     (libc::SYS_exit_group, Rule::Allow),
 ];
-
-/// Which pages of its own memory were written: _IOWR('f', 16, struct pm_scan_arg). An engine
-/// that reuses linear memory clears only those; the descriptor was opened before.
-const PAGEMAP_SCAN: u32 = 0xc060_6610;
 
 // Offsets in the kernel's `struct seccomp_data`.
 const NUMBER: u32 = 0;
@@ -366,7 +361,6 @@ mod tests {
             (libc::SYS_socket, [libc::AF_INET6 as u32, 0, 0], allow),
             (libc::SYS_socket, [libc::AF_UNIX as u32, 0, 0], refuse),
             (libc::SYS_ioctl, [0, libc::FIONBIO as u32, 0], allow),
-            (libc::SYS_ioctl, [0, PAGEMAP_SCAN, 0], allow),
             (libc::SYS_ioctl, [0, libc::TIOCSTI as u32, 0], refuse),
             (libc::SYS_prctl, [libc::PR_SET_NAME as u32, 0, 0], allow),
             (
