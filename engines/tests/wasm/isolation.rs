@@ -229,9 +229,9 @@ fn the_shim_is_static_small_and_without_a_compiler() {
     if skip("the_shim_is_static_small_and_without_a_compiler") {
         return;
     }
-    // 9.4 MB measured (11.6 without link-time optimisation); it was 8.1 before HTTP, TLS
-    // and name lookups came in.
-    const MAX_LOADED: u64 = 10 << 20;
+    // 14.2 MB measured; it was 9.8 before WASI 0.3 came in, and 8.1 before HTTP, TLS and
+    // name lookups did.
+    const MAX_LOADED: u64 = 15 << 20;
     let bytes = std::fs::read(binary("criw-shim-wasmtime")).unwrap();
     assert!(!has_interpreter(&bytes), "it is linked dynamically");
     let loaded = loaded_bytes(&bytes);
