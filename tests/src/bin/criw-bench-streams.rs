@@ -204,7 +204,9 @@ impl<'a> Target<'a> {
         let image = runtime.provide("busybox:1", &images::busybox()?)?;
         let argv = ["sleep", "86400"];
         let container = plan::command("c", &image, &argv);
-        let sink = &["sh", "-c", "exec cat > /shared/in"];
+        // The shell stays, with its standard output open: as soon as a command closes that,
+        // containerd 2.4 takes its input away too (its issue 13934), and bytes are lost.
+        let sink = &["sh", "-c", "cat > /shared/in; true"];
         Self::of(format!("{name}, Linux"), runtime, container, sink, shared)
     }
 
