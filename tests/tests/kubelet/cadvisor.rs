@@ -55,9 +55,10 @@ struct Line {
 
 impl Line {
     fn has(&self, label: &str, value: &str) -> bool {
-        self.labels
+        // With a comma behind the last, each ends alike; a value may be empty.
+        format!("{},", self.labels)
             .split("\",")
-            .any(|it| it.trim_end_matches('"') == format!("{label}=\"{value}"))
+            .any(|it| it == format!("{label}=\"{value}"))
     }
 }
 

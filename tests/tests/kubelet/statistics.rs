@@ -125,22 +125,25 @@ pub(crate) fn complete(node: &Node, pod: &str, container: &str) -> Result<()> {
             .and_then(Value::as_u64)
             .unwrap_or_default()
     };
-    // Probes arrive every second: what is counted grows.
-    wait::until("traffic and time to be counted", PATIENCE, || {
+    // Probes arrive every second: what is counted grows. A first look may come before any
+    // page of the pod is counted.
+    let last = wait::until("traffic, time and memory to be counted", PATIENCE, || {
         let now = summary(node).ok()?;
-        [
+        let grown = [
             "/network/rxBytes",
             "/network/txBytes",
             "/cpu/usageCoreNanoSeconds",
         ]
         .iter()
-        .all(|path| at(&now, path) > at(&first, path))
-        .then_some(())
+        .all(|path| at(&now, path) > at(&first, path));
+        (grown && at(&now, MEMORY) > 0).then_some(now)
     })?;
-    let working_set = at(&first, "/memory/workingSetBytes");
+    let working_set = at(&last, MEMORY);
     ensure!((1 << 12..128 << 20).contains(&working_set), "{working_set}");
     Ok(())
 }
+
+const MEMORY: &str = "/memory/workingSetBytes";
 
 /// Complete with all that only the runtime tells.
 pub(crate) fn complete_with_the_runtimes(node: &Node) -> Result<()> {
