@@ -49,6 +49,10 @@ pub enum StdinMode {
 }
 
 /// Facts for one kind of engine.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a spec has one, and is read once"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineSection {

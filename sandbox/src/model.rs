@@ -418,6 +418,10 @@ pub struct Resources {
 }
 
 /// Which engine runs a container.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a container has one, and it is shared by reference"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineSpec {

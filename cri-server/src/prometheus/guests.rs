@@ -146,8 +146,11 @@ impl Collector for Page {
     }
 }
 
+/// A gauge: its name, what it says, and the number of a guest.
+type Gauge = (&'static str, &'static str, fn(&WasmFacts) -> u64);
+
 fn write(found: &Found, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-    let gauges: [(&str, &str, fn(&WasmFacts) -> u64); 2] = [
+    let gauges: [Gauge; 2] = [
         (
             "criw_wasm_linear_memory_bytes",
             "Linear memory of all instances of a running Wasm container",

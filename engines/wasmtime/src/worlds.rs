@@ -151,11 +151,10 @@ fn choose(
 /// An entry takes nothing and gives nothing but how it ended.
 fn check_function(chosen: &str, function: &ComponentFunc) -> Result<(), String> {
     let parameters = function.params().len();
-    let fits = match function.results().collect::<Vec<_>>().as_slice() {
-        [] => true,
-        [Type::Result(_)] => true,
-        _ => false,
-    };
+    let fits = matches!(
+        function.results().collect::<Vec<_>>().as_slice(),
+        [] | [Type::Result(_)]
+    );
     if parameters > 0 || !fits {
         return Err(format!(
             "the entry function \"{chosen}\" has {parameters} parameters, or a result that is no \"result\"; it must have none"

@@ -78,7 +78,7 @@ impl Source {
     fn get(&self, key: &str) -> Answer<Option<String>> {
         if is_file_name(key) {
             for directory in &self.directories {
-                if let Some(value) = self.from_file(directory, key)? {
+                if let Some(value) = self.in_file(directory, key)? {
                     return Ok(Some(value));
                 }
             }
@@ -87,7 +87,7 @@ impl Source {
         Ok(variable.map(|(_, value)| value.clone()))
     }
 
-    fn from_file(&self, directory: &str, key: &str) -> Answer<Option<String>> {
+    fn in_file(&self, directory: &str, key: &str) -> Answer<Option<String>> {
         let told = |error: std::io::Error| io(&format!("{directory}/{key}"), &error);
         let opened = match open_state(directory) {
             Ok(Some(opened)) => opened,
