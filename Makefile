@@ -166,7 +166,7 @@ test: ## build all, run every test, print the sum
 	@$(STEP) step kubelet-test 600 $(KUBELET_TEST)
 	@$(STEP) step deb 600 $(MAKE) --no-print-directory deb
 	@$(STEP) step package-test 120 tests/scripts/package.sh
-	@$(STEP) step vm 600 tests/vm/run.sh
+	@$(STEP) step vm 780 tests/vm/run.sh
 	@$(STEP) step go-test 900 go test -C critest -count=1 -v ./descriptor
 	@$(STEP) step critest-bin 900 $(MAKE) --no-print-directory critest-bin
 	@$(STEP) step critest 420 $(TOOLS)/criw-critest

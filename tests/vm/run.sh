@@ -12,7 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 job=${1:-job}
 # Seconds for the machine, from power-on to power-off.
-LIMIT=${CRIW_VM_LIMIT:-360}
+LIMIT=${CRIW_VM_LIMIT:-540}
 
 skip() {
     echo "test-vm: skipped: $*"
