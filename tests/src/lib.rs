@@ -23,6 +23,7 @@ pub mod images;
 pub mod kubelet;
 pub mod leak;
 pub mod machine;
+pub mod noise;
 pub mod plan;
 pub mod reboot;
 pub mod registry;

@@ -25,6 +25,7 @@ use criw_tests::bench::{self, CpuCount, CpuShares, Runtime, milliseconds, percen
 use criw_tests::config::Network;
 use criw_tests::containerd::Containerd;
 use criw_tests::machine::Machine;
+use criw_tests::noise::noise;
 use criw_tests::spdy::Spdy;
 use criw_tests::{images, plan, wait};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -150,20 +151,6 @@ impl Way {
     fn carries_much(self) -> bool {
         !matches!(self, Self::ExecSync | Self::ExecWord)
     }
-}
-
-/// Bytes that no layer could make smaller, the same in every run.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 /// A directory in memory that every container has at `/shared`; dropped, it goes.

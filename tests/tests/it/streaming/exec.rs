@@ -2,10 +2,11 @@
 
 use criw_proto::v1::ExecRequest;
 use criw_tests::machine::Machine;
+use criw_tests::noise::noise;
 use criw_tests::spdy::Spdy;
 use criw_tests::{crictl, wait};
 
-use super::{TRANSPORTS, idle, noise, piped, request, text};
+use super::{TRANSPORTS, idle, piped, request, text};
 use crate::engine::{BOTH, Engine};
 
 #[test]

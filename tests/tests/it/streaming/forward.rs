@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use criw_proto::v1::PortForwardRequest;
 use criw_tests::machine::{Machine, Pod};
+use criw_tests::noise::noise;
 use criw_tests::spdy::Spdy;
 use criw_tests::{crictl, plan, wait};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{TRANSPORTS, idle, noise, text};
+use super::{TRANSPORTS, idle, text};
 use crate::engine::Engine;
 
 /// A running `crictl port-forward`, and the local port.

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use criw_tests::daemon::{self, Daemon};
 use criw_tests::machine::Machine;
+use criw_tests::noise::noise;
 use criw_tests::{config, crictl, http, images, plan, spdy, wait};
 
 use super::forward::Forward;
-use super::{TRANSPORTS, idle, noise, piped, request, text};
+use super::{TRANSPORTS, idle, piped, request, text};
 use crate::engine::{BOTH, Engine};
 
 /// A self-signed certificate for the loopback address, and for the name that crictl asks for

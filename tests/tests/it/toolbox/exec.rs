@@ -3,6 +3,7 @@
 use criw_proto::v1::ContainerConfig;
 use criw_tests::image::{Entry, Settings, file, rootfs};
 use criw_tests::machine::Machine;
+use criw_tests::noise::noise;
 use criw_tests::{binaries, config, plan};
 
 use super::{idle, run, sh, text};
@@ -137,7 +138,7 @@ fn files_go_in_and_out_as_kubectl_cp_does_it() {
     let (_pod, id) = idle(&machine);
     let there = machine.world.subdir("there").unwrap();
     let back = machine.world.subdir("back").unwrap();
-    let bytes = crate::streaming::noise(1 << 20);
+    let bytes = noise(1 << 20);
     std::fs::write(there.join("noise"), &bytes).unwrap();
     std::fs::write(there.join("empty"), b"").unwrap();
     let tar = |args: &[&str]| {

@@ -1,9 +1,10 @@
 //! Commands that commands start.
 
 use criw_tests::machine::Machine;
+use criw_tests::noise::noise;
 
 use super::{idle, run, sh, text};
-use crate::streaming::{noise, piped};
+use crate::streaming::piped;
 
 #[test]
 fn commands_are_connected_by_pipes() {
