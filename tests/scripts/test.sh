@@ -71,6 +71,15 @@ count() {
         END { print passed + 0, failed + 0, ignored + 0 }'
 }
 
+# reasons NAME: what the failed step NAME said of its failures, cut to what helps.
+reasons() {
+    echo "=== why $1 failed"
+    grep -E -A 12 '^(failed: |error|FAIL |---- .* ----$|--- FAIL: |panicked at|not ok)|: FAILED|panicked at' "$KEPT/$1.log" |
+        cut -c 1-600 | head -60 || true
+    echo "--- its last lines"
+    tail -n 15 "$KEPT/$1.log" | cut -c 1-600
+}
+
 end() {
     local name seconds result passed=0 failed=0 skipped=0 p f i told
     while IFS=$'\t' read -r name seconds result; do
@@ -82,6 +91,11 @@ end() {
     # A test that skips itself has returned like one that passed.
     told=$(awk -F': ' 'NF {names[$1]} END {print length(names)}' "$CRIW_SKIPS")
     passed=$((passed - told)) skipped=$((skipped + told))
+
+    # Where only the end of a long output is kept, that is where to look for the reason.
+    while IFS=$'\t' read -r name seconds result; do
+        [ "$result" = ok ] || reasons "$name"
+    done <"$KEPT/steps"
 
     echo "=== steps"
     awk -F'\t' '{printf "%8s s  %-14s %s\n", $2, $1, $3}' "$KEPT/steps"

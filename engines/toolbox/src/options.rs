@@ -1,5 +1,7 @@
 //! Options of applets: `-ab -n3 -n 3 --long --long=value`, in any place before `--`.
 
+use std::time::Duration;
+
 use crate::context::{usage, Fail};
 
 pub(crate) struct Options {
@@ -136,8 +138,12 @@ pub(crate) fn number(text: &str) -> Result<u64, Fail> {
     }
 }
 
+/// What "infinity" is, and all that is longer: a hundred years. WASI counts a sleep in
+/// nanoseconds of 64 bits, which is 584 years, and std panics beyond.
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86400);
+
 /// A time span as sleep and timeout take it: seconds with a fraction, or with s, m, h, d.
-pub(crate) fn span(text: &str) -> Result<std::time::Duration, Fail> {
+pub(crate) fn span(text: &str) -> Result<Duration, Fail> {
     let (digits, unit) = match text.chars().last() {
         Some('s') => (&text[..text.len() - 1], 1.0),
         Some('m') => (&text[..text.len() - 1], 60.0),
@@ -145,14 +151,13 @@ pub(crate) fn span(text: &str) -> Result<std::time::Duration, Fail> {
         Some('d') => (&text[..text.len() - 1], 86400.0),
         _ => (text, 1.0),
     };
-    // a thousand years
-    const LONGEST: f64 = 3.2e10;
     if text == "infinity" || text == "inf" {
-        return Ok(std::time::Duration::from_secs_f64(LONGEST));
+        return Ok(FOREVER);
     }
     match digits.parse::<f64>() {
         Ok(n) if n >= 0.0 && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') => {
-            Ok(std::time::Duration::from_secs_f64((n * unit).min(LONGEST)))
+            let seconds = (n * unit).min(FOREVER.as_secs_f64());
+            Ok(Duration::from_secs_f64(seconds))
         }
         _ => usage(format!("invalid time interval '{text}'")),
     }
@@ -205,6 +210,11 @@ mod tests {
             assert!(number(bad).is_err(), "{bad}");
         }
         assert_eq!(span("0.5m").expect("a span").as_secs(), 30);
+        for endless in ["infinity", "inf", "1000000d", "9e99"] {
+            assert_eq!(span(endless).expect("a span"), FOREVER, "{endless}");
+        }
+        // or std's sleep panics
+        assert!(u64::try_from(FOREVER.as_nanos()).is_ok());
         for bad in ["", "s", "-1", "nan", "1y", "é"] {
             assert!(span(bad).is_err(), "{bad}");
         }

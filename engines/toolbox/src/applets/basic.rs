@@ -24,7 +24,7 @@ pub(super) fn sleep(context: &mut Context) -> Outcome {
     for word in &context.args {
         total += options::span(word)?;
     }
-    std::thread::sleep(total);
+    std::thread::sleep(total.min(options::FOREVER));
     Ok(0)
 }
 

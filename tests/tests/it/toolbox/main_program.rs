@@ -100,6 +100,22 @@ fn the_stop_signal_ends_the_shell_and_its_commands() {
     machine.assert_nothing_left(&before).unwrap();
 }
 
+/// It trapped: more nanoseconds than 64 bits hold.
+#[test]
+fn sleep_infinity_ended_at_once() {
+    let machine = Machine::new().unwrap();
+    let image = machine.provide("data:1", &data()).unwrap();
+    let pod = machine.pod("endless").unwrap();
+    for (name, script) in [
+        ("infinity", "timeout 0.3 sleep infinity"),
+        ("sum", "timeout 0.3 sleep infinity 999999999d inf"),
+        ("top", "timeout 0.3 top -b -d 999999999d >/dev/null"),
+    ] {
+        let (status, log) = machine.outcome(&pod, shell(name, &image, script)).unwrap();
+        assert_eq!(status.exit_code, 124, "{name}: {log}");
+    }
+}
+
 #[test]
 fn a_shell_goes_on_under_the_next_daemon() {
     let mut machine = Machine::new().unwrap();
