@@ -1,6 +1,8 @@
 //! Fault points: the places in a life-cycle call between which the node's state
 //! differs. A daemon started with `CRIW_FAULT=<point>` kills itself with SIGKILL
-//! there, so that tests prove for each of them that the next daemon finds its way.
+//! there, so that tests prove for each of them that the next daemon finds its way. With
+//! `CRIW_FAULT_HOLD=<file>` it waits there instead, as long as somebody has that file
+//! locked (flock(2)): tests see what others do meanwhile.
 //!
 //! The table is the truth: `criw fault-points` prints it and the tests drive it.
 
@@ -38,12 +40,16 @@ pub const POINTS: &[&str] = &[
     "remove-pod/files-gone",
 ];
 
-/// Dies here when the environment names this point.
+/// Dies or waits here when the environment names this point.
 pub(crate) fn point(name: &str) {
     debug_assert!(POINTS.contains(&name), "{name} is not in the table");
     static CHOSEN: OnceLock<Option<String>> = OnceLock::new();
     let chosen = CHOSEN.get_or_init(|| std::env::var("CRIW_FAULT").ok());
     if chosen.as_deref() == Some(name) {
+        if let Some(file) = std::env::var_os("CRIW_FAULT_HOLD") {
+            let _ = std::fs::File::open(file).and_then(|file| file.lock());
+            return;
+        }
         let _ =
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }

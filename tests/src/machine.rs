@@ -305,6 +305,12 @@ impl Machine {
         parse_log(&String::from_utf8_lossy(&text))
     }
 
+    /// A container's log as it is now.
+    pub fn logged_now(&self, id: &str) -> Result<String> {
+        let path = self.status(id)?.log_path;
+        std::fs::read_to_string(&path).with_context(|| format!("read log {path}"))
+    }
+
     /// Waits until a container's log contains a text.
     pub fn logged(&self, id: &str, wanted: &str) -> Result<()> {
         let path = PathBuf::from(self.status(id)?.log_path);

@@ -19,7 +19,7 @@ use super::shim::{self, CreateError};
 use super::streams::{Ends, Pipes, Reader, Streams};
 use super::tear_down::{KILL_DEADLINE, end_process, wait_readable};
 use super::{Container, Inner, Sandboxes, blocking, chain};
-use crate::container_state::ProcessIdentity;
+use crate::container_state::{ContainerState, ProcessIdentity};
 use crate::error::{Error, Result};
 use crate::host::boot;
 use crate::id::ContainerId;
@@ -72,6 +72,11 @@ impl Sandboxes {
     pub async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<(Exec, Pipes)> {
         let inner = self.inner.clone();
         let container = inner.container(id)?;
+        // A guest asks for commands from its first moment, and its shim may be quicker than
+        // the record of its start.
+        if matches!(container.state(), ContainerState::Created { .. }) {
+            drop(container.life.lock().await);
+        }
         // Dropped half-way (the client has gone), what was built goes with it.
         let (exec, ends) = blocking(move || {
             let (exec, ends) = inner.begin_exec(&container, spec)?;

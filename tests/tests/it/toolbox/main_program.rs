@@ -1,9 +1,11 @@
 //! Containers whose own program is the toolbox.
 
+use std::time::Duration;
+
 use criw_proto::v1::{ContainerConfig, ContainerState};
 use criw_tests::image::{Entry, Image, Settings, file, rootfs};
 use criw_tests::machine::{Machine, Pod};
-use criw_tests::plan;
+use criw_tests::{plan, wait};
 
 use super::sh;
 
@@ -98,6 +100,38 @@ fn the_stop_signal_ends_the_shell_and_its_commands() {
     assert_eq!(machine.status(&id).unwrap().exit_code, 143);
     machine.remove(&id).unwrap();
     machine.assert_nothing_left(&before).unwrap();
+}
+
+/// A guest may ask for its first command before its start is on record: it was told that
+/// it does not run.
+#[test]
+fn a_first_command_was_refused_while_the_start_was_recorded() {
+    let mut machine = Machine::new().unwrap();
+    let path = machine.world.path("gate");
+    let gate = std::fs::File::create(&path).unwrap();
+    gate.lock().unwrap();
+    let held = path.to_str().unwrap();
+    let image = machine.provide("data:1", &data()).unwrap();
+    let pod = machine.pod("first-command").unwrap();
+    warm(&machine, &pod, &image);
+    machine.daemon.kill().unwrap();
+    machine
+        .restart(&[("CRIW_FAULT", "start/sent"), ("CRIW_FAULT_HOLD", held)])
+        .unwrap();
+    let script = "echo one; /bin/ls / >/dev/null; echo code $?; sleep infinity";
+    let id = machine.create(&pod, shell("main", &image, script)).unwrap();
+    std::thread::scope(|scope| {
+        let start = scope.spawn(|| machine.start(&id));
+        machine.logged(&id, "one").unwrap();
+        let early = wait::until("an answer", Duration::from_millis(300), || {
+            machine.logged_now(&id).ok()?.contains("code").then_some(())
+        });
+        assert!(early.is_err(), "{:?}", machine.logged_now(&id));
+        assert!(!start.is_finished());
+        gate.unlock().unwrap();
+        start.join().unwrap().unwrap();
+    });
+    machine.logged(&id, "code 0").unwrap();
 }
 
 /// It trapped: more nanoseconds than 64 bits hold.
