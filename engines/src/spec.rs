@@ -131,9 +131,12 @@ pub struct HttpSection {
     /// CPUs of the container's limit, rounded up.
     pub cpus: Option<u32>,
     /// Milliseconds that a request may take as a whole, from the moment it is inside the
-    /// guest. Left out when there is none, for older shims; so is `tls`.
+    /// guest. Left out when there is none, for older shims; so are those below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_deadline_ms: Option<u64>,
+    /// Requests that an instance serves, one after the other; 1 without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<u32>,
     /// Serve HTTPS with these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsFiles>,

@@ -80,6 +80,7 @@ pub fn wishes(name: &str, container: &Map, pod: &Map) -> Result<Wishes, Invalid>
         max_connections: number("criw.dev/http-max-connections", &get, MAX_CONNECTIONS)?,
         max_requests: number("criw.dev/http-max-requests", &get, MAX_REQUESTS)?,
         max_body: number("criw.dev/http-max-body", &get, u64::MAX)?,
+        reuse: number("criw.dev/http-reuse", &get, u32::MAX)?,
         cpus: None,
     };
     let services = ServicesSection {
@@ -279,6 +280,7 @@ mod tests {
             ("keyvalue-dir", " /data/kv "),
             ("http-request-deadline", "1500ms"),
             ("http-tls", " /tls "),
+            ("http-reuse", "1000"),
             ("deadline", "1h"),
             ("fuel", "9223372036854775807"),
         ]);
@@ -295,6 +297,7 @@ mod tests {
                 max_body: Some(1 << 20),
                 cpus: None,
                 request_deadline_ms: Some(1500),
+                reuse: Some(1000),
                 tls: Some(TlsFiles {
                     certificate: "/tls/tls.crt".into(),
                     key: "/tls/tls.key".into(),
@@ -362,6 +365,8 @@ mod tests {
             ("http-max-body", "1Mi"),
             ("http-request-deadline", "0ms"),
             ("http-request-deadline", "99999999999999999999s"),
+            ("http-reuse", "0"),
+            ("http-reuse", "always"),
             ("http-tls", ""),
             ("http-tls", "tls"),
             ("http-tls", "/a,b"),

@@ -16,7 +16,7 @@ fn plan(wasm: WasmSection) -> Plan {
     }
 }
 
-fn facts(container: &Container) -> WasmFacts {
+pub(crate) fn facts(container: &Container) -> WasmFacts {
     match container.call(&Request::State) {
         Reply::State {
             wasm: Some(facts), ..

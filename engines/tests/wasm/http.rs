@@ -273,13 +273,29 @@ fn a_request_that_fails_fails_alone() {
     if skip("a_request_that_fails_fails_alone") {
         return;
     }
-    let served = serve(limits(700));
+    requests_that_fail(None);
+}
+
+#[test]
+fn a_request_that_fails_takes_its_instance_along() {
+    if skip("a_request_that_fails_takes_its_instance_along") {
+        return;
+    }
+    requests_that_fail(Some(1000));
+}
+
+fn requests_that_fail(reuse: Option<u32>) {
+    let served = serve(HttpSection {
+        reuse,
+        ..limits(700)
+    });
     for (path, status, whole, logged) in [
         ("/trap", 500, true, "unreachable"),
         ("/silent", 500, true, ""),
         ("/exit", 500, true, "called exit(1)"),
         ("/error", 500, true, "LoopDetected"),
         ("/broken", 200, true, ""),
+        ("/leak", 200, true, ""),
         // The head was sent: all that is left is to break off.
         ("/late-trap", 200, false, "unreachable"),
         ("/short", 200, false, ""),

@@ -17,5 +17,6 @@ mod network;
 mod outbound;
 mod output;
 mod preview3;
+mod reuse;
 mod services;
 mod speed;

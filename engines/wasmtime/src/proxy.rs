@@ -1,11 +1,12 @@
 //! A component of the world `wasi:http/proxy` 0.2 or `wasi:http/service` 0.3: served on the
-//! pod's addresses, a fresh instance for each request.
+//! pod's addresses, a fresh instance for each request unless the container asks for less.
 //!
 //! ```text
 //!   settings    address and bounds, from environment and spec
 //!   accept      listen, accept, refuse, drain
 //!   connection  HTTP/1.1 and HTTP/2 on one connection
 //!   server      a request -> an instance -> a response
+//!   instances   those that wait for their next request
 //!   service     the same for WASI 0.3
 //!   tls         HTTPS with a certificate out of a volume
 //!   exchange    what both sides of one request know: progress, failure; its bodies
@@ -39,6 +40,7 @@ use crate::worlds;
 mod accept;
 mod connection;
 mod exchange;
+mod instances;
 mod patience;
 mod server;
 mod service;
@@ -46,6 +48,7 @@ mod settings;
 mod ticker;
 mod tls;
 
+use instances::Instances;
 use server::Server;
 use settings::Settings;
 pub(crate) use settings::max_requests;
@@ -125,6 +128,7 @@ impl Program for ProxyProgram {
             fuel: self.fuel,
             settings: self.settings.clone(),
             admission: server::Admission::new(&self.settings),
+            instances: Arc::new(Instances::new(self.settings.reuse)),
             ticker: ticker::Ticker::default(),
             tls: tls.transpose()?,
         };

@@ -2,7 +2,7 @@
 #include "wasi.h"
 
 EXPORT("wasi:http/incoming-handler@0.2.0#handle") void handle_request(handle request, handle reply) {
-    (void)request;
+    request_drop(request);
     handle response = response_new(fields_new());
     response_body(response, &out);
     handle body = (handle)out.words[1];

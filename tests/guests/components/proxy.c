@@ -48,6 +48,10 @@ EXPORT("wasi:http/incoming-handler@0.2.0#handle") void handle_request(handle req
         say(stream, string("begin\n"));
         wait_ms(100);
         __builtin_trap();
+    } else if (after(path, "/leak").at) {
+        begin(reply, 200, 0, 0);
+        say(stream, string("forgotten\n"));
+        return;
     } else if (after(path, "/late-spin").at) {
         begin(reply, 200, 0, 0);
         say(stream, string("begin\n"));
@@ -111,4 +115,5 @@ EXPORT("wasi:http/incoming-handler@0.2.0#handle") void handle_request(handle req
         say(stream, string("hello from a component\n"));
     }
     finish();
+    request_drop(request);
 }

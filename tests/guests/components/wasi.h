@@ -32,6 +32,7 @@ IMPORT("wasi:filesystem/types@0.2.0", "[method]descriptor.read") void file_read(
 IMPORT(TYPES, "[constructor]fields") handle fields_new(void);
 IMPORT(TYPES, "[method]fields.append") void fields_append(handle, const char *, uint32_t, const char *, uint32_t, void *);
 IMPORT(TYPES, "[method]incoming-request.path-with-query") void request_path(handle, void *);
+IMPORT(TYPES, "[resource-drop]incoming-request") void request_drop(handle);
 IMPORT(TYPES, "[method]incoming-request.consume") void request_consume(handle, void *);
 IMPORT(TYPES, "[method]incoming-body.stream") void body_stream(handle, void *);
 IMPORT(TYPES, "[constructor]outgoing-response") handle response_new(handle);

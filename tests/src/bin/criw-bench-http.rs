@@ -1,7 +1,8 @@
 //! `make bench-http`: requests a second and latencies of a component that answers
-//! "hello", beside a native hyper server that answers the same. Both run in the same
-//! pod's network on CPU 0 with one thread; the clients are on the other CPUs. Rounds
-//! alternate, so that all see the same machine. With `--wasmtime`, Wasmtime's own
+//! "hello", with an instance for each request and with one for a thousand, beside a native
+//! hyper server that answers the same. All run in the same pod's network on CPU 0 with one
+//! thread; the clients are on the other CPUs. Rounds alternate, so that all see the same
+//! machine. With `--wasmtime`, Wasmtime's own
 //! `wasmtime serve` of that path runs the same component as a third.
 //!
 //! usage: criw-bench-http [--rounds 10] [--seconds 2] [--clients 8] [--wasmtime PROGRAM]
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use criw_proto::v1::*;
-use criw_tests::machine::Machine;
+use criw_tests::machine::{Machine, Pod};
 use criw_tests::{bench, binaries, images, plan, wait};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -26,7 +27,8 @@ use hyper_util::rt::TokioIo;
 use rustix::process::Pid;
 use rustix::thread::CpuSet;
 
-const SHIM_PORT: u16 = 8080;
+const FRESH_PORT: u16 = 8080;
+const REUSED_PORT: u16 = 8081;
 const NATIVE_PORT: u16 = 9000;
 const WASMTIME_PORT: u16 = 9001;
 
@@ -109,16 +111,9 @@ impl Drop for Server {
     }
 }
 
-fn measure(options: &Options) -> Result<()> {
-    let cpus = rustix::thread::sched_getaffinity(None)?.count();
-    ensure!(
-        cpus >= 2,
-        "one CPU for the servers and one for the clients are needed"
-    );
-    let machine = Machine::new()?;
-    let image = machine.provide("hello:1", &images::wasm("hello.component")?)?;
-    let pod = machine.pod("bench")?;
-    let mut config = plan::container("hello", &image);
+/// Runs the component on a port; its process, which is on CPU 0.
+fn component(machine: &Machine, pod: &Pod, image: &str, port: u16, reuse: &str) -> Result<i32> {
+    let mut config = plan::container(&format!("hello-{port}"), image);
     // One CPU is one thread.
     config.linux = Some(LinuxContainerConfig {
         resources: Some(LinuxContainerResources {
@@ -128,16 +123,40 @@ fn measure(options: &Options) -> Result<()> {
         }),
         ..Default::default()
     });
-    let id = machine.run(&pod, config)?;
+    config.envs = vec![plan::env(
+        "WASMTIME_HTTP_PROXY_SOCKET_ADDR",
+        format!("[::]:{port}"),
+    )];
+    let annotation = ("criw.dev/http-reuse".to_owned(), reuse.to_owned());
+    config.annotations.extend([annotation]);
+    let id = machine.run(pod, config)?;
     let shim = machine.pid(&id)?;
     pin(shim, 0)?;
+    Ok(shim)
+}
+
+fn measure(options: &Options) -> Result<()> {
+    let cpus = rustix::thread::sched_getaffinity(None)?.count();
+    ensure!(
+        cpus >= 2,
+        "one CPU for the servers and one for the clients are needed"
+    );
+    let machine = Machine::new()?;
+    let image = machine.provide("hello:1", &images::wasm("hello.component")?)?;
+    let pod = machine.pod("bench")?;
+    let shim = component(&machine, &pod, &image, FRESH_PORT, "1")?;
+    component(&machine, &pod, &image, REUSED_PORT, "1000")?;
     let own = std::env::current_exe()?;
     let mut servers = vec![Server::start(
         &machine,
         shim,
         &[own.as_os_str(), OsStr::new("native")],
     )?];
-    let mut asked = vec![("component", SHIM_PORT), ("native hyper", NATIVE_PORT)];
+    let mut asked = vec![
+        ("component", FRESH_PORT),
+        ("component, reuse", REUSED_PORT),
+        ("native hyper", NATIVE_PORT),
+    ];
     if let Some(wasmtime) = &options.wasmtime {
         let module = machine.world.path("hello.component.wasm");
         std::fs::write(&module, binaries::guest("hello.component")?)?;
@@ -185,7 +204,7 @@ fn report(what: &str, all: &mut [Duration], options: &Options) {
     let at = |percent: usize| all[(all.len() - 1) * percent / 100];
     let seconds = options.time.as_secs_f64() * options.rounds as f64;
     println!(
-        "{what:>14}: {:>7.0} requests/s, p50 {:?}, p99 {:?}, n = {}",
+        "{what:>16}: {:>7.0} requests/s, p50 {:?}, p99 {:?}, n = {}",
         all.len() as f64 / seconds,
         at(50),
         at(99),

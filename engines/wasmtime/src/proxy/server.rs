@@ -18,12 +18,13 @@ use wasmtime::{Engine, Store};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::connection::Active;
 use super::exchange::{Exchange, Failure, Patience, RequestBody, ResponseBody, from_guest};
+use super::instances::{Bound, Instance, Instances};
 use super::settings::Settings;
 use super::ticker::Ticker;
 use super::tls::Tls;
@@ -55,6 +56,7 @@ pub(crate) struct Server {
     pub(super) fuel: Option<u64>,
     pub(super) settings: Settings,
     pub(super) admission: Admission,
+    pub(super) instances: Arc<Instances>,
     pub(super) ticker: Ticker,
     /// HTTPS, if that is asked for.
     pub(super) tls: Option<Tls>,
@@ -129,22 +131,40 @@ pub(super) type Head = oneshot::Sender<Result<Response<HyperOutgoingBody>, Error
 impl Server {
     /// Whether the component can be instantiated at all.
     pub(super) async fn try_instance(&self) -> Result<(), Outcome> {
-        let mut store = self.store(0).map_err(Outcome::start_error)?;
+        let mut first = self.fresh(0).map_err(Outcome::start_error)?;
         let _busy = self.ticker.enter(&self.engine);
         let limit = self.settings.timeout;
-        let instance = async {
-            match &self.linked {
-                Linked::Proxy(linked) => linked.instantiate_async(&mut store).await.map(drop),
-                Linked::Service(linked) => linked.instantiate_async(&mut store).await.map(drop),
+        let made = async { first.guest(&self.linked).await.map(drop) };
+        match tokio::time::timeout(limit, made).await {
+            Ok(Ok(())) => {
+                self.instances.put(first);
+                Ok(())
             }
-        };
-        match tokio::time::timeout(limit, instance).await {
-            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(failure::while_starting(&error)),
             Err(_) => Err(Outcome::start_error(format!(
                 "instantiate: not done within {limit:?}"
             ))),
         }
+    }
+
+    /// For the request `id`: one that has served others, or a new one.
+    fn instance(&self, id: u64) -> Result<Instance, String> {
+        let mut instance = match self.instances.take() {
+            Some(mut instance) => {
+                // The epoch has moved on, and fuel is for each request.
+                instance.store.set_epoch_deadline(1);
+                failure::refuel(&mut instance.store, self.fuel)?;
+                instance
+            }
+            None => self.fresh(id)?,
+        };
+        instance.begin();
+        Ok(instance)
+    }
+
+    fn fresh(&self, id: u64) -> Result<Instance, String> {
+        let store = self.store(id)?;
+        Ok(Instance::new(store, self.memory.facts().instance()))
     }
 
     fn store(&self, id: u64) -> Result<Store<State>, String> {
@@ -290,12 +310,11 @@ pub(super) struct Call {
 impl Call {
     async fn run(self, request: Request<Incoming>, head: Head) {
         let server = &self.server;
-        let mut store = match server.store(self.id) {
-            Ok(store) => store,
+        let mut instance = match server.instance(self.id) {
+            Ok(instance) => instance,
             Err(text) => return self.log(&text),
         };
         let _busy = server.ticker.enter(&server.engine);
-        let _instance = server.memory.facts().instance();
         let patience = Patience {
             still: server.settings.timeout,
             whole: server.settings.deadline,
@@ -303,11 +322,11 @@ impl Call {
         let result = tokio::select! {
             // The guest first: most are done before there is anything to watch.
             biased;
-            result = self.call(&mut store, request, head) => Ok(result),
+            result = self.call(&mut instance, request, head) => Ok(result),
             why = self.exchange.overdue(patience) => Err(why),
         };
         match result {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return server.instances.put(instance),
             Ok(Err(error)) if failure::is_out_of_fuel(&error) => {
                 self.exchange.fail(Failure::Fuel);
                 self.log(&format!("{}\n{}", failure::OUT_OF_FUEL, text(&error)));
@@ -327,8 +346,8 @@ impl Call {
         if self.exchange.has_begun() && self.exchange.failure().is_some() {
             server.memory.facts().request(RequestEnd::BrokenOff);
         }
-        // The store goes last: its end is what the client's side sees.
-        drop(store);
+        // It goes last: its end is what the client's side sees.
+        drop(instance);
     }
 
     /// A line about this request.
@@ -341,24 +360,26 @@ impl Call {
 
     async fn call(
         &self,
-        store: &mut Store<State>,
+        instance: &mut Instance,
         request: Request<Incoming>,
         head: Head,
     ) -> wasmtime::Result<()> {
         let exchange = Arc::clone(&self.exchange);
         let max = self.server.settings.max_body;
         let request = request.map(|body| RequestBody::new(body, max, exchange));
-        match &self.server.linked {
-            Linked::Proxy(linked) => {
-                proxy(linked, store, self.server.scheme(), request, head).await
+        match instance.guest(&self.server.linked).await? {
+            (Bound::Proxy(guest), store) => {
+                proxy(guest, store, self.server.scheme(), request, head).await
             }
-            Linked::Service(linked) => service::answer(self, linked, store, request, head).await,
+            (Bound::Service(guest), store) => {
+                service::answer(self, guest, store, request, head).await
+            }
         }
     }
 }
 
 async fn proxy(
-    linked: &ProxyPre<State>,
+    guest: &Proxy,
     store: &mut Store<State>,
     scheme: Scheme,
     request: Request<RequestBody>,
@@ -371,8 +392,7 @@ async fn proxy(
             http.new_response_outparam(head)?,
         )
     };
-    let proxy = linked.instantiate_async(&mut *store).await?;
-    proxy
+    guest
         .wasi_http_incoming_handler()
         .call_handle(store, request, out)
         .await

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use wasmtime::Store;
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p3::Request as GuestRequest;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::p3::bindings::Service;
 
 use super::exchange::{RequestBody, Watched};
 use super::server::{Call, Head};
@@ -18,12 +18,11 @@ use crate::host::State;
 /// Never ends before the response's body does, which moves only while this is polled.
 pub(super) async fn answer(
     call: &Call,
-    linked: &ServicePre<State>,
+    service: &Service,
     store: &mut Store<State>,
     request: Request<RequestBody>,
     head: Head,
 ) -> wasmtime::Result<()> {
-    let service = linked.instantiate_async(&mut *store).await?;
     let authority = match request.uri().authority() {
         Some(authority) => Some(authority.clone()),
         None => authority(request.headers().get(header::HOST)),

@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(super) max_connections: usize,
     /// Instances at the same time.
     pub(super) max_requests: usize,
+    /// Requests that an instance serves, one after the other.
+    pub(super) reuse: u32,
     /// Bytes of a request's body.
     pub(super) max_body: Option<u64>,
     pub(super) threads: usize,
@@ -83,6 +85,7 @@ impl Settings {
             deadline: http.request_deadline_ms.map(Duration::from_millis),
             max_connections: (connections as usize).min(descriptors()),
             max_requests: max_requests(http) as usize,
+            reuse: http.reuse.unwrap_or(1),
             max_body: http.max_body,
             threads: threads(http.cpus),
             tls: http.tls.clone(),
@@ -178,6 +181,7 @@ mod tests {
             max_body: Some(9),
             cpus: Some(1),
             request_deadline_ms: Some(900),
+            reuse: Some(7),
             tls: None,
         };
         let settings = Settings::new(&mut world(&[]), &http).unwrap();
@@ -185,5 +189,6 @@ mod tests {
         assert_eq!(settings.deadline, Some(Duration::from_millis(900)));
         assert_eq!((settings.max_connections, settings.max_requests), (5, 1));
         assert_eq!((settings.max_body, settings.threads), (Some(9), 1));
+        assert_eq!(settings.reuse, 7);
     }
 }
