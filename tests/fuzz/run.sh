@@ -36,6 +36,8 @@ for source in "$here"/fuzz_targets/*.rs; do
     mkdir -p "$kept/$target"
     # The time limit of an input is the targets' own.
     options=(-rss_limit_mb=512 "-artifact_prefix=$kept/broken/$target-" -print_final_stats=1 "$@")
+    # Words that random bytes hardly ever hit.
+    [ ! -f "$here/$target.dict" ] || options+=("-dict=$here/$target.dict")
     [ "$seconds" = 0 ] || options+=("-max_total_time=$seconds" -max_len=16384 -len_control=20 "$kept/$target")
     echo "--- $target"
     if "$target_dir/$triple/release/$target" "${options[@]}" >"$kept/$target.log" 2>&1; then
