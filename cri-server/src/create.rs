@@ -85,7 +85,11 @@ async fn build(
     let cdi = cdi_devices(daemon, &config).await?;
     let mut held = vec![(image.id.clone(), kind)];
     held.extend(volumes.iter().map(|one| (one.image.id.clone(), one.kind)));
-    let libraries = Libraries::of_new(&pod.id, &prepared, &volumes);
+    let libraries = Libraries::New {
+        pod: &pod.id,
+        image: &prepared,
+        volumes: &volumes,
+    };
     let additions = Additions {
         mounts,
         cdi,
@@ -143,10 +147,10 @@ async fn cdi_devices(daemon: &Daemon, config: &cri::ContainerConfig) -> Result<F
 }
 
 /// What is mounted, what CDI devices bring, and what a component may be linked with.
-struct Additions {
+struct Additions<'a> {
     mounts: Vec<Mount>,
     cdi: Found,
-    libraries: Libraries,
+    libraries: Libraries<'a>,
 }
 
 struct Plan {
@@ -158,7 +162,7 @@ async fn plan(
     daemon: &Daemon,
     pod: &PodView,
     config: &cri::ContainerConfig,
-    additions: Additions,
+    additions: Additions<'_>,
     asked_image: &cri::ImageSpec,
     route: &Route,
     prepared: &Prepared,
@@ -292,7 +296,7 @@ async fn plan(
                 Some(_) => CodeVariant::Metered,
                 None => CodeVariant::Plain,
             };
-            let (code, start_error) = code(daemon, module, &libraries, variant).await?;
+            let (code, start_error) = code(daemon, module, libraries, variant).await?;
             let section = WasmSection {
                 export,
                 spawner,
@@ -426,7 +430,7 @@ impl UserFiles {
 pub async fn code(
     daemon: &Daemon,
     module: Module,
-    libraries: &Libraries,
+    libraries: Libraries<'_>,
     variant: CodeVariant,
 ) -> Result<(Option<File>, Option<String>), Status> {
     match compiled(daemon, module, libraries, variant).await {
@@ -447,7 +451,7 @@ pub async fn code(
 async fn compiled(
     daemon: &Daemon,
     module: Module,
-    libraries: &Libraries,
+    libraries: Libraries<'_>,
     variant: CodeVariant,
 ) -> Result<Code, CompileError> {
     match module {

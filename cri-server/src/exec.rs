@@ -354,7 +354,6 @@ pub(crate) async fn program(
         modules.clone_from(&prepared.modules);
         kept = Some(prepared);
     }
-    let libraries = Libraries::of_container(daemon, container, &modules);
     let env = elsewhere.map_or(&spec.process.env, |place| &place.env);
     let place = Place {
         image: spec.image.image.clone(),
@@ -383,7 +382,11 @@ pub(crate) async fn program(
         )));
     };
     let spawner = matches!(module, Module::Toolbox);
-    let (code, start_error) = code(daemon, module, &libraries, CodeVariant::Plain).await?;
+    let libraries = Libraries::There {
+        container,
+        image: kept.as_ref(),
+    };
+    let (code, start_error) = code(daemon, module, libraries, CodeVariant::Plain).await?;
     drop(kept);
     let section = WasmSection {
         export,

@@ -9,56 +9,70 @@ use std::fs::File;
 use std::io;
 
 use criw_image_service::{
-    Code, CodeVariant, CompileError, Digest, Library, Main, Prepared, StoreError, WasmModule,
+    Code, CodeVariant, CompileError, Digest, Library, Main, Prepared, StoreError,
 };
 use criw_sandbox::{ContainerId, ContainerView, SandboxId};
 
 use crate::daemon::Daemon;
 
-/// Where to look, of one container.
-#[derive(Debug)]
-pub struct Libraries {
-    image: Vec<Library>,
-    volumes: Vec<Library>,
-    pod: SandboxId,
-    /// The container itself, if it is there already.
-    container: Option<ContainerId>,
+/// Where to look, of one container. Nothing is looked up before something is missing.
+#[derive(Debug, Clone, Copy)]
+pub enum Libraries<'a> {
+    /// Of a container that is made.
+    New {
+        /// Its pod.
+        pod: &'a SandboxId,
+        /// Its image.
+        image: &'a Prepared,
+        /// Its image volumes.
+        volumes: &'a [Prepared],
+    },
+    /// Of a container that is there, for a command in it.
+    There {
+        /// The container.
+        container: &'a ContainerView,
+        /// Its image, unless that was removed meanwhile.
+        image: Option<&'a Prepared>,
+    },
 }
 
-impl Libraries {
-    /// Of a container that is made.
-    pub fn of_new(pod: &SandboxId, image: &Prepared, volumes: &[Prepared]) -> Self {
-        let volumes = volumes.iter().flat_map(|volume| &volume.modules);
-        Self {
-            image: image.modules.iter().map(Library::from).collect(),
-            volumes: volumes.map(Library::from).collect(),
-            pod: pod.clone(),
-            container: None,
-        }
+impl Libraries<'_> {
+    /// Those of the image.
+    fn image(&self) -> Vec<Library> {
+        let image = match *self {
+            Self::New { image, .. } => Some(image),
+            Self::There { image, .. } => image,
+        };
+        libraries(image)
     }
 
-    /// Of a container that is there, for a command in it; `image` is what its image has.
-    pub fn of_container(daemon: &Daemon, container: &ContainerView, image: &[WasmModule]) -> Self {
-        let image: Vec<Library> = image.iter().map(Library::from).collect();
-        let mut volumes = held(daemon, &container.id);
-        volumes.retain(|held| image.iter().all(|own| own.digest != held.digest));
-        Self {
-            image,
-            volumes,
-            pod: container.sandbox.clone(),
-            container: Some(container.id.clone()),
-        }
+    /// Those of the volumes and of the pod's other containers.
+    fn others(&self, daemon: &Daemon, image: &[Library]) -> Vec<Library> {
+        let (mut all, pod, itself) = match *self {
+            Self::New { pod, volumes, .. } => (libraries(volumes), pod, None),
+            Self::There { container, .. } => {
+                let mut volumes = held(daemon, &container.id);
+                volumes.retain(|held| image.iter().all(|own| own.digest != held.digest));
+                (volumes, &container.sandbox, Some(&container.id))
+            }
+        };
+        all.extend(siblings(daemon, pod, itself));
+        all
     }
+}
 
-    /// Those of the pod's other containers, the oldest first.
-    fn siblings(&self, daemon: &Daemon) -> Vec<Library> {
-        let mut containers = daemon.sandboxes.containers();
-        containers
-            .retain(|one| one.sandbox == self.pod && Some(&one.id) != self.container.as_ref());
-        containers.sort_by_key(|one| one.created_at);
-        let held = containers.iter().flat_map(|one| held(daemon, &one.id));
-        held.collect()
-    }
+fn libraries<'a>(images: impl IntoIterator<Item = &'a Prepared>) -> Vec<Library> {
+    let modules = images.into_iter().flat_map(|image| &image.modules);
+    modules.map(Library::from).collect()
+}
+
+/// Those of the containers of a pod but one, the oldest first.
+fn siblings(daemon: &Daemon, pod: &SandboxId, but: Option<&ContainerId>) -> Vec<Library> {
+    let mut containers = daemon.sandboxes.containers();
+    containers.retain(|one| one.sandbox == *pod && Some(&one.id) != but);
+    containers.sort_by_key(|one| one.created_at);
+    let held = containers.iter().flat_map(|one| held(daemon, &one.id));
+    held.collect()
 }
 
 fn held(daemon: &Daemon, container: &ContainerId) -> Vec<Library> {
@@ -79,35 +93,31 @@ fn held(daemon: &Daemon, container: &ContainerId) -> Vec<Library> {
 pub async fn link(
     daemon: &Daemon,
     alone: Code,
-    libraries: &Libraries,
+    libraries: Libraries<'_>,
     variant: CodeVariant,
     main: impl Fn() -> io::Result<Main>,
 ) -> Result<Code, CompileError> {
     if alone.unmet.is_empty() {
         return Ok(alone);
     }
-    let mut code = alone;
-    let mut all = libraries.image.clone();
-    let own = all.len();
-    for step in 0..2 {
-        if step == 1 {
-            all.extend(libraries.volumes.iter().cloned());
-            all.extend(libraries.siblings(daemon));
-            if all.len() == own {
-                break;
-            }
-        }
-        let main = main().map_err(|source| StoreError::Io {
+    let opened = || {
+        main().map_err(|source| StoreError::Io {
             action: "open",
             path: "the component".into(),
             source,
-        })?;
-        code = daemon.images.link(main, &all, variant).await?;
-        if code.unmet.is_empty() {
-            break;
-        }
+        })
+    };
+    let mut all = libraries.image();
+    let code = daemon.images.link(opened()?, &all, variant).await?;
+    if code.unmet.is_empty() {
+        return Ok(code);
     }
-    Ok(code)
+    let others = libraries.others(daemon, &all);
+    if others.is_empty() {
+        return Ok(code);
+    }
+    all.extend(others);
+    daemon.images.link(opened()?, &all, variant).await
 }
 
 /// A second view of the same file.

@@ -9,7 +9,7 @@
 //! Only what uses WASI 0.3 gets support for concurrency inside a component: the others would pay
 //! for its bookkeeping in every store and call.
 
-use wasmtime::{Config, Engine, PoolingAllocationConfig, Result};
+use wasmtime::{Config, Engine, PoolingAllocationConfig, Result, WasmBacktraceDetails};
 
 /// Bytes of stack for Wasm frames; a guest that needs more traps.
 const WASM_STACK: usize = 1 << 20;
@@ -84,6 +84,8 @@ pub fn config(purpose: Purpose, meter: Meter) -> Config {
     // Traps are found by frame pointers; unwind tables would only be registered
     // with libgcc at each start.
     config.native_unwind_info(false);
+    // What a module carries of DWARF goes into its code's file and is read at a trap only.
+    config.wasm_backtrace_details(WasmBacktraceDetails::Enable);
     config.epoch_interruption(purpose.serves);
     config.concurrency_support(purpose.concurrent);
     config.wasm_component_model_async(purpose.concurrent);

@@ -32,7 +32,13 @@ const WASM: [Case; 6] = [
         memory: 0,
         code: 134,
         reason: "Trap",
-        message: &["unreachable", "hit_unreachable", "outer_function"],
+        // The module carries DWARF.
+        message: &[
+            "unreachable",
+            "hit_unreachable",
+            "outer_function",
+            "guests/trap.c:16:",
+        ],
     },
     Case {
         name: "divide",
@@ -40,7 +46,7 @@ const WASM: [Case; 6] = [
         memory: 0,
         code: 134,
         reason: "Trap",
-        message: &["divide by zero", "divide_by_zero"],
+        message: &["divide by zero", "divide_by_zero", "guests/trap.c:7:"],
     },
     Case {
         name: "hog",
