@@ -143,6 +143,11 @@ test-vm: deb guests crictl ## a node with systemd and cgroup v2, in QEMU: the pa
 test-vm-apparmor: deb guests crictl critest-bin ## AppArmor on such a node: profiles, denials, critest's nine specs
 	CRIW_VM_LIMIT=$${CRIW_VM_LIMIT:-700} tests/vm/run.sh apparmor
 
+# Nor is this: it makes a root file system of its own, with a policy.
+.PHONY: test-vm-selinux
+test-vm-selinux: deb guests crictl critest-bin ## SELinux, enforcing, on such a node: labels, denials, critest's seventeen specs
+	CRIW_VM_LIMIT=$${CRIW_VM_LIMIT:-900} tests/vm/run.sh selinux
+
 # Runs the specs with images of Wasm.
 CRITEST_WASM := --handler wasm --images wasm
 

@@ -12,39 +12,9 @@ loaded() { grep -q "^$1 (" $profiles; }
 label() { cat "/proc/$1/attr/current"; }
 label_of() { label "$(pid "$(the "$1")")"; }
 
-# secured NAME JSON: its configuration with this security context.
-secured() {
-    jq --argjson context "$2" '.linux.security_context = $context' "$dir/$1.json" >"$dir/$1.tmp" &&
-        mv "$dir/$1.tmp" "$dir/$1.json"
-}
 localhost() { echo "{\"apparmor\": {\"profile_type\": 2, \"localhost_ref\": \"localhost/$1\"}}"; }
 UNCONFINED='{"apparmor": {"profile_type": 1}}'
 RUNTIME_DEFAULT='{"apparmor": {"profile_type": 0}}'
-
-number=0
-# ends IMAGE CONTEXT EXPECTED WORD...: runs a command to its end. EXPECTED is its exit code, or "not 0".
-ends() {
-    local image=$1 context=$2 expected=$3 name code
-    shift 3
-    number=$((number + 1))
-    name=c$BASHPID-$number
-    container "$name" "$image" $MEMORY "$@"
-    secured "$name" "$context" && run "$name" && until_true exited "$(the "$name")" || return
-    code=$(crictl inspect -o go-template --template '{{.status.exitCode}}' "$(the "$name")")
-    crictl logs "$(the "$name")" >"$dir/output" 2>&1
-    crictl rm "$(the "$name")" >/dev/null || return
-    if [ "$expected" = "not 0" ]; then [ "$code" != 0 ]; else [ "$code" = "$expected" ]; fi ||
-        { echo "under $context: $* ended with $code, expected: $expected"; cat "$dir/output"; return 1; }
-}
-# refused CONTEXT PATTERN [IMAGE]: CreateContainer says so.
-refused() {
-    local out
-    container refused "${3:-busybox}" $MEMORY sleep 1000
-    secured refused "$1"
-    out=$(crictl create "$(cat "$dir/main.id")" "$dir/refused.json" "$dir/main-pod.json" 2>&1) &&
-        { crictl rm -f "$out"; echo "it was created"; return 1; }
-    grep -q -e "$2" <<<"$out" || { echo "expected: $2"; echo "got: $out"; return 1; }
-}
 
 # ---------------------------------------------------------------- the node
 # sudo, by which critest loads its profiles, complains of a machine without a name.
@@ -171,25 +141,6 @@ who_does_not_runs() {
     criw check | grep -E '^warning +apparmor'
 }
 
-# ---------------------------------------------------------------- critest
-# Nine specs, each with its outcome as a check of its own.
-critest() {
-    jq -n --arg image "$registry/busybox:1" '{defaultTestContainerImage: $image}' >"$dir/images.yaml"
-    "$here/critest" -config /dev/null -test.timeout=0 -ginkgo.no-color -ginkgo.focus='AppArmor' \
-        -runtime-endpoint unix:///run/criw/criw.sock -image-endpoint unix:///run/criw/criw.sock \
-        -test-images-file "$dir/images.yaml" -ginkgo.timeout=300s -ginkgo.json-report "$dir/report.json" \
-        >"$dir/critest.log" 2>&1
-    local outcome name
-    while IFS=$'\t' read -r outcome name; do
-        check "critest: $name" is "$outcome" passed
-    done < <(jq -r '.[].SpecReports[] | select(.LeafNodeType == "It" and (.ContainerHierarchyTexts // [] | any(contains("AppArmor"))))
-        | [.State, (.ContainerHierarchyTexts[1:] + [.LeafNodeText] | join(" "))] | @tsv' "$dir/report.json")
-}
-critest_ran_nine() {
-    is "$(jq '[.[].SpecReports[] | select(.LeafNodeType == "It" and .State == "passed")] | length' "$dir/report.json")" 9 ||
-        { tail -n 60 "$dir/critest.log"; return 1; }
-}
-
 all_is_gone() {
     crictl rmp -fa || return
     is "$(pgrep -a 'criw-(shim|init)')" "" && is "$(find /run/criw/containers /run/criw/pods -mindepth 1)" "" &&
@@ -232,8 +183,8 @@ check privileged_is_unconfined privileged_is_unconfined
 check rm_all rm_all
 check without_the_parser without_the_parser
 driver=
-critest
-check critest_ran_nine critest_ran_nine
+critest AppArmor
+check critest_ran_nine critest_ran 9
 check all_is_gone all_is_gone
 check nothing_was_logged_as_error nothing_was_logged_as_error
 echo "seconds since power-on: $(cut -d' ' -f1 /proc/uptime)"

@@ -157,3 +157,55 @@ pid() { crictl inspect -o go-template --template '{{.info.pid}}' "$1"; }
 exited() { [ "$(state "$1")" = CONTAINER_EXITED ]; }
 how() { crictl inspect -o go-template --template '{{.status.exitCode}} {{.status.reason}}' "$1"; }
 answers() { crictl version >/dev/null 2>&1; }
+
+# ---------------------------------------------------------------- what is denied
+# secured NAME JSON: its configuration with this security context.
+secured() {
+    jq --argjson context "$2" '.linux.security_context = $context' "$dir/$1.json" >"$dir/$1.tmp" &&
+        mv "$dir/$1.tmp" "$dir/$1.json"
+}
+
+number=0
+# ends IMAGE CONTEXT EXPECTED WORD...: runs a command to its end. EXPECTED is its exit code, or "not 0".
+ends() {
+    local image=$1 context=$2 expected=$3 name code
+    shift 3
+    number=$((number + 1))
+    name=c$BASHPID-$number
+    container "$name" "$image" $MEMORY "$@"
+    secured "$name" "$context" && run "$name" && until_true exited "$(the "$name")" || return
+    code=$(crictl inspect -o go-template --template '{{.status.exitCode}}' "$(the "$name")")
+    crictl logs "$(the "$name")" >"$dir/output" 2>&1
+    crictl rm "$(the "$name")" >/dev/null || return
+    if [ "$expected" = "not 0" ]; then [ "$code" != 0 ]; else [ "$code" = "$expected" ]; fi ||
+        { echo "under $context: $* ended with $code, expected: $expected"; cat "$dir/output"; return 1; }
+}
+# refused CONTEXT PATTERN [IMAGE]: CreateContainer says so.
+refused() {
+    local out
+    container refused "${3:-busybox}" $MEMORY sleep 1000
+    secured refused "$1"
+    out=$(crictl create "$(cat "$dir/main.id")" "$dir/refused.json" "$dir/main-pod.json" 2>&1) &&
+        { crictl rm -f "$out"; echo "it was created"; return 1; }
+    grep -q -e "$2" <<<"$out" || { echo "expected: $2"; echo "got: $out"; return 1; }
+}
+
+# ---------------------------------------------------------------- critest
+# critest FOCUS: its specs of this name, each with its outcome as a check of its own.
+critest() {
+    jq -n --arg image "$registry/busybox:1" '{defaultTestContainerImage: $image}' >"$dir/images.yaml"
+    "$here/critest" -config /dev/null -test.timeout=0 -ginkgo.no-color -ginkgo.focus="$1" \
+        -runtime-endpoint unix:///run/criw/criw.sock -image-endpoint unix:///run/criw/criw.sock \
+        -test-images-file "$dir/images.yaml" -ginkgo.timeout=300s -ginkgo.json-report "$dir/report.json" \
+        >"$dir/critest.log" 2>&1
+    local outcome name
+    while IFS=$'\t' read -r outcome name; do
+        check "critest: $name" is "$outcome" passed
+    done < <(jq -r --arg focus "$1" '.[].SpecReports[]
+        | select(.LeafNodeType == "It" and (.ContainerHierarchyTexts // [] | any(contains($focus))))
+        | [.State, (.ContainerHierarchyTexts[1:] + [.LeafNodeText] | join(" "))] | @tsv' "$dir/report.json")
+}
+critest_ran() {
+    is "$(jq '[.[].SpecReports[] | select(.LeafNodeType == "It" and .State == "passed")] | length' "$dir/report.json")" "$1" ||
+        { tail -n 60 "$dir/critest.log"; return 1; }
+}

@@ -1,6 +1,6 @@
 #!/bin/bash
-# rootfs.sh DIR: makes what a virtual machine boots, from Debian packages: DIR/rootfs.ext4,
-# DIR/vmlinuz and DIR/initrd.
+# rootfs.sh DIR [selinux]: makes what a virtual machine boots, from Debian packages:
+# DIR/rootfs.ext4, DIR/vmlinuz and DIR/initrd; with a policy of SELinux and labelled files.
 #
 # The release is that of this machine, because the daemon is linked with its libc, and the
 # packages come from where this machine's apt takes them. Done once: a second call with the
@@ -8,6 +8,7 @@
 set -euo pipefail
 
 out=${1:?the directory for the images}
+kind=${2:-}
 here=$(cd "$(dirname "$0")" && pwd)
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 IMAGE_SIZE=1500M
@@ -17,9 +18,15 @@ packages=systemd-sysv,dbus,kmod,runc,containernetworking-plugins,iptables,nftabl
 packages+=,procps,jq,ca-certificates,busybox-static,docker-registry
 # Containers have a profile; critest loads its own by sudo.
 packages+=,apparmor,sudo
+hooks=()
+if [ "$kind" = selinux ]; then
+    packages+=,selinux-policy-default,policycoreutils,selinux-utils,checkpolicy,semodule-utils,m4,make,gawk
+    # At the end it would write some files anew, which then had no labels.
+    hooks=(--customize-hook="'$here/selinux/policy.sh' \"\$1\"" --skip=cleanup/reproducible)
+fi
 
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:?this machine is no Debian}")
-key=$(cat "$0" "$here/init" "$here/vm-job.service" | sha256sum | cut -c1-16)-$codename
+key=$(cat "$0" "$here/init" "$here/vm-job.service" ${kind:+"$here/selinux/"*} | sha256sum | cut -c1-16)-$codename
 [ "$(cat "$out/key" 2>/dev/null)" = "$key" ] && exit 0
 
 rm -rf "$out"
@@ -53,7 +60,7 @@ mmdebstrap --quiet --mode=root --variant=apt --include="$packages" \
         getty@tty1.service serial-getty@ttyS0.service apt-daily.timer apt-daily-upgrade.timer \
         dpkg-db-backup.timer apparmor.service fstrim.timer e2scrub_all.timer e2scrub_reap.service systemd-pstore.service' \
     --customize-hook='echo criw-vm >"$1/etc/hostname"' \
-    --customize-hook='mkdir -p "$1/payload"' \
+    --customize-hook='mkdir -p "$1/payload"' "${hooks[@]}" \
     "$codename" "$work/root" "$work/sources.list"
 
 kernel=$(ls "$work/root/lib/modules")

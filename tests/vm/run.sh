@@ -1,5 +1,5 @@
 #!/bin/bash
-# run.sh [job|apparmor]: boots a machine with systemd and cgroup v2 in QEMU, without hardware
+# run.sh [job|apparmor|selinux]: boots a machine with systemd and cgroup v2 in QEMU, without hardware
 # acceleration, and runs job.sh, or the script of the other name, in it with the binaries and
 # the package of $CRIW_BUILD_DIR. Needs no network but for the Debian packages. Prints every
 # check; the machine's console is kept beside the images.
@@ -7,10 +7,18 @@ set -euo pipefail
 
 : "${CRIW_BUILD_DIR:?set it to the absolute path of build/}"
 build=$CRIW_BUILD_DIR
-vm=$build/vm
 here=$(cd "$(dirname "$0")" && pwd)
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 job=${1:-job}
+vm=$build/vm
+kind=
+arguments=
+if [ "$job" = selinux ]; then
+    # Its own images: a policy and labels cost the others time.
+    vm=$build/vm-selinux
+    kind=selinux
+    arguments="security=selinux selinux=1 enforcing=1 apparmor=0"
+fi
 # Seconds for the machine, from power-on to power-off.
 LIMIT=${CRIW_VM_LIMIT:-540}
 
@@ -28,7 +36,7 @@ skip() {
 
 [ "$(uname -m)" = x86_64 ] || skip "the machine is made for x86_64 only"
 "$here/../scripts/deps.sh" vm || skip "QEMU or mmdebstrap is not here and cannot be installed"
-"$here/rootfs.sh" "$vm" || skip "no root file system could be made from Debian packages"
+"$here/rootfs.sh" "$vm" $kind || skip "no root file system could be made from Debian packages"
 
 : >"$vm/$job.log"
 : >"$vm/$job-console.log"
@@ -37,7 +45,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/payload"
 install "$here/$job.sh" "$work/payload/job.sh"
 install -t "$work/payload" "$here/node.sh" "$build"/criw_*.deb "$build"/tools/{crictl,push-image}
-[ "$job" != apparmor ] || install -t "$work/payload" "$build/tools/critest"
+[ "$job" = job ] || install -t "$work/payload" "$build/tools/critest"
 cp -r "$build/guests" "$work/payload/guests"
 size=$(du -sm "$work/payload" | cut -f1)
 mke2fs -q -F -t ext4 -O ^has_journal -d "$work/payload" "$work/payload.ext4" "$((size + size / 4 + 16))M" >/dev/null
@@ -47,7 +55,7 @@ status=0
 timeout --kill-after=10 "$LIMIT" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 1536 \
     -snapshot -no-reboot -nodefaults -nographic -nic none \
     -kernel "$vm/vmlinuz" -initrd "$vm/initrd" \
-    -append "console=ttyS0 quiet panic=-1 mitigations=off systemd.show_status=no systemd.log_level=warning ${CRIW_VM_ARGS:-}" \
+    -append "console=ttyS0 quiet panic=-1 mitigations=off systemd.show_status=no systemd.log_level=warning $arguments ${CRIW_VM_ARGS:-}" \
     -drive "file=$vm/rootfs.ext4,format=raw,if=virtio" -drive "file=$work/payload.ext4,format=raw,if=virtio" \
     -serial "file:$vm/$job-console.log" -serial "file:$vm/$job.log" </dev/null || status=$?
 
