@@ -85,7 +85,9 @@ impl Served {
 }
 
 pub(crate) fn ask(stream: &mut TcpStream, path: &str, headers: &str) {
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: pod\r\n{headers}\r\n").unwrap();
+    // In one piece: the server may answer and close before the second.
+    let request = format!("GET {path} HTTP/1.1\r\nhost: pod\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
 }
 
 /// Reads one response; the connection may go on behind it.
