@@ -87,15 +87,12 @@ end() {
         # A step that broke without a failed test (it did not build, it ran out of time) counts as one.
         [ "$result" = ok ] || [ "$f" -gt 0 ] || f=1
         passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + i))
+        # Where only the end of a long output is kept, that is where to look for the reason.
+        [ "$result" = ok ] || reasons "$name"
     done <"$KEPT/steps"
     # A test that skips itself has returned like one that passed.
     told=$(awk -F': ' 'NF {names[$1]} END {print length(names)}' "$CRIW_SKIPS")
     passed=$((passed - told)) skipped=$((skipped + told))
-
-    # Where only the end of a long output is kept, that is where to look for the reason.
-    while IFS=$'\t' read -r name seconds result; do
-        [ "$result" = ok ] || reasons "$name"
-    done <"$KEPT/steps"
 
     echo "=== steps"
     awk -F'\t' '{printf "%8s s  %-14s %s\n", $2, $1, $3}' "$KEPT/steps"
