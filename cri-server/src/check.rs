@@ -3,8 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use criw_sandbox::host::apparmor;
 use criw_sandbox::host::cgroup::Driver;
+use criw_sandbox::host::{apparmor, selinux};
 
 use crate::config::{CgroupDriver, Config, NetMode};
 use crate::error::chain;
@@ -46,6 +46,11 @@ pub fn run(config: &Config) -> Vec<Finding> {
             apparmor::is_on(),
             apparmor::is_loaded(apparmor::DEFAULT_PROFILE),
             &find_program(Path::new(APPARMOR_PARSER)),
+        ),
+        selinux(
+            selinux::is_on(),
+            selinux::is_enforcing(),
+            selinux::has_container_types(),
         ),
     ];
     findings.extend(network(config));
@@ -188,6 +193,42 @@ fn apparmor(on: bool, loaded: std::io::Result<bool>, parser: &Path) -> Finding {
             format!(
                 "on, but there is no {}: containers run without the profile {default}, and those that ask for RuntimeDefault are refused; install the package apparmor",
                 parser.display()
+            ),
+        ),
+    }
+}
+
+/// `known` is whether the policy has the types of containers.
+fn selinux(on: bool, enforcing: bool, known: std::io::Result<bool>) -> Finding {
+    const WHAT: &str = "selinux";
+    if !on {
+        return finding(
+            WHAT,
+            Level::Good,
+            "off: labels that pods ask for have no effect",
+        );
+    }
+    match known {
+        Ok(true) if enforcing => finding(
+            WHAT,
+            Level::Good,
+            "on and enforcing; each pod has labels of its own",
+        ),
+        Ok(true) => finding(
+            WHAT,
+            Level::Good,
+            "on but permissive: each pod has labels of its own, and nothing is denied",
+        ),
+        Ok(false) => finding(
+            WHAT,
+            Level::Warning,
+            "on, but its policy knows no container_t: containers run without labels, and those that ask for one are refused; install container-selinux, or the policy's module container",
+        ),
+        Err(error) => finding(
+            WHAT,
+            Level::Warning,
+            format!(
+                "on, but the kernel cannot be asked about labels: {error}; pods cannot be made until criw may write /sys/fs/selinux/context"
             ),
         ),
     }
@@ -370,6 +411,22 @@ mod tests {
             let found = driver(&config);
             assert_eq!(found.level, level, "{found:?}");
             assert!(found.text.contains(words), "no {words:?} in {found:?}");
+        }
+    }
+
+    #[test]
+    fn selinux_is_told_with_what_it_lacks() {
+        let denied = || Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
+        for (on, enforcing, known, level, text) in [
+            (false, false, denied(), Level::Good, "off"),
+            (true, true, Ok(true), Level::Good, "on and enforcing"),
+            (true, false, Ok(true), Level::Good, "permissive"),
+            (true, true, Ok(false), Level::Warning, "container-selinux"),
+            (true, true, denied(), Level::Warning, "cannot be asked"),
+        ] {
+            let found = selinux(on, enforcing, known);
+            assert_eq!(found.level, level, "{}", found.text);
+            assert!(found.text.contains(text), "{}", found.text);
         }
     }
 

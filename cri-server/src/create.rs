@@ -347,11 +347,7 @@ async fn plan(
             context.privileged,
             daemon.host.apparmor,
         )?,
-        selinux: security::selinux(
-            context.selinux_options.as_ref(),
-            context.privileged,
-            daemon.host.selinux,
-        )?,
+        selinux: security::selinux(context.selinux_options.as_ref())?,
     };
     Ok(Plan {
         spec: ContainerSpec {

@@ -31,7 +31,7 @@ impl HostFacts {
                 .map_err(|error| crate::error::chain(&error)),
             recursive_read_only: at_least(&uname.release().to_string_lossy(), (5, 12)),
             apparmor: criw_sandbox::host::apparmor::is_on(),
-            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            selinux: criw_sandbox::host::selinux::is_on(),
             hostname: uname.nodename().to_string_lossy().into_owned(),
         }
     }

@@ -41,6 +41,18 @@ pub struct Birth<'a> {
     pub user_namespace: Option<BorrowedFd<'a>>,
     /// Make it pid 1 of a PID namespace of its own.
     pub new_pid_namespace: bool,
+    /// Its SELinux label; `None` is what the policy says.
+    pub label: Option<Label<'a>>,
+}
+
+/// A label for a process that executes no file of a container, by which the kernel would
+/// know what it is: it changes to it by itself, before it executes.
+#[derive(Debug, Clone, Copy)]
+pub struct Label<'a> {
+    /// The label.
+    pub text: &'a str,
+    /// A procfs that shows the calling thread, for programs that have none in sight.
+    pub proc: BorrowedFd<'a>,
 }
 
 /// The open cgroups of a process to be, one per hierarchy; none means those of the
@@ -93,6 +105,7 @@ impl Birth<'_> {
             v2_group: v2.as_ref().map(|(_, group)| group.as_fd()),
             user_namespace: self.user_namespace,
             new_pid_namespace: self.new_pid_namespace,
+            label: self.label.map(|label| (label.proc, label.text.as_bytes())),
         });
         born.map_err(|(step, source)| {
             let directory = match step {
@@ -103,6 +116,15 @@ impl Birth<'_> {
                     return io::Error::new(
                         source.kind(),
                         format!("become root of the pod's user namespace: {source}"),
+                    );
+                }
+                sys::Step::Label => {
+                    let label = self.label.map(|label| label.text).unwrap_or_default();
+                    return io::Error::new(
+                        source.kind(),
+                        format!(
+                            "take SELinux label {label}: {source}; the node's policy must let the daemon's domain change to it (dyntransition)"
+                        ),
                     );
                 }
                 sys::Step::Execute => None,
@@ -148,6 +170,7 @@ mod tests {
             cgroups: &Cgroups::open(cgroup_dirs).unwrap(),
             user_namespace: None,
             new_pid_namespace,
+            label: None,
         }
         .start()
         .unwrap();
@@ -191,6 +214,7 @@ mod tests {
             cgroups: &Cgroups::default(),
             user_namespace: None,
             new_pid_namespace: false,
+            label: None,
         };
         let error = missing.start().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
@@ -199,6 +223,28 @@ mod tests {
             error
                 .to_string()
                 .starts_with("start in cgroup /no/such/group: "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_label_that_the_kernel_does_not_take_is_named() {
+        let proc = std::fs::File::open("/proc").unwrap();
+        let labelled = Birth {
+            program: Program::Path(c"/bin/sh"),
+            argv: &words(&["sh", "-c", "true"]),
+            descriptors: &[],
+            cgroups: &Cgroups::default(),
+            user_namespace: None,
+            new_pid_namespace: false,
+            label: Some(Label {
+                text: "criw-no-such-label",
+                proc: proc.as_fd(),
+            }),
+        };
+        let error = labelled.start().unwrap_err().to_string();
+        assert!(
+            error.starts_with("take SELinux label criw-no-such-label: "),
             "{error}"
         );
     }

@@ -316,6 +316,7 @@ fn in_fresh_thread(launch: Launch) -> Result<Child, LaunchError> {
             cgroups: &Cgroups::open(&launch.cgroup_dirs)?,
             user_namespace: None,
             new_pid_namespace: launch.namespaces.new_pid,
+            label: None,
         }
         .start()
     })();

@@ -13,8 +13,8 @@
 //! 4. the pod's user namespace, if it has one: up to here everything needed privileges
 //!    over the node, from here on there are none. Then capabilities, groups, user.
 //! 5. not dumpable (a change of user resets it, so after that).
-//! 6. the AppArmor profile, if there is one: the steps above use what it may refuse. Its
-//!    door was opened before step 2.
+//! 6. the AppArmor profile or the SELinux label, if there is one: the steps above use what
+//!    it may refuse. Its door was opened before step 2.
 //! 7. no new privileges.
 //! 8. seccomp, last, because the steps above use what it refuses. Code was mapped
 //!    before: from here on nothing can be mapped executable.
@@ -28,7 +28,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::process::DumpableBehavior;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::apparmor::Profile;
+use crate::confinement::Confinement;
 use crate::descriptors::Descriptors;
 use crate::spec::{Role, Spec};
 use crate::{masks, privileges, root, seccomp, sys};
@@ -152,7 +152,7 @@ fn attach_volume(
 pub(crate) fn lock_up(
     process: &Process,
     user_namespace: Option<OwnedFd>,
-    profile: Option<Profile>,
+    confinement: Confinement,
 ) -> Result<(), Refusal> {
     privileges::limit_resources(process).map_err(step("set resource limits"))?;
     if let Some(namespace) = user_namespace {
@@ -163,7 +163,7 @@ pub(crate) fn lock_up(
     privileges::become_user(process).map_err(step("give up privileges"))?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(step("make the process not dumpable"))?;
-    profile.map_or(Ok(()), Profile::enter)?;
+    confinement.enter()?;
     rustix::thread::set_no_new_privs(true).map_err(step("refuse new privileges"))?;
     sys::install_seccomp(&seccomp::filter()).map_err(step("install the seccomp filter"))
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::apparmor::Profile;
+use crate::confinement::Confinement;
 use crate::descriptors::Descriptors;
 use crate::drain::{Drain, Order};
 use crate::engine::{Engine, Outcome, Surroundings};
@@ -250,9 +250,9 @@ fn create(
     let ends = wasm.broken_pipe_ends.then_some(&ending);
     let mut streams = Streams::new(spec, &mut descriptors, ends)?;
     let (program, listeners) = listen(program, wasm);
-    let profile = Profile::of(process)?;
+    let confinement = Confinement::of(process)?;
     jail::enter_root(spec, &mut descriptors)?;
-    jail::lock_up(process, descriptors.user_namespace.take(), profile)?;
+    jail::lock_up(process, descriptors.user_namespace.take(), confinement)?;
     let drain = Arc::new(Drain::default());
     let drains = !listeners.is_empty() || program.as_ref().is_ok_and(|program| program.drains());
     let facts = program.as_ref().ok().and_then(|program| program.facts());

@@ -35,6 +35,8 @@ pub(crate) struct Clone<'a> {
     /// Where it becomes root before it executes.
     pub(crate) user_namespace: Option<BorrowedFd<'a>>,
     pub(crate) new_pid_namespace: bool,
+    /// A procfs, and the SELinux label that it takes before it executes.
+    pub(crate) label: Option<(BorrowedFd<'a>, &'a [u8])>,
 }
 
 /// Where [`clone_and_execute`] failed.
@@ -46,6 +48,8 @@ pub(crate) enum Step {
     JoinV1(usize),
     /// It could not become root of the user namespace.
     EnterUsers,
+    /// It could not take its label.
+    Label,
     /// It could not become the program.
     Execute,
 }
@@ -99,12 +103,17 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
         Some(namespace) => Some(above(namespace)?),
         None => None,
     };
+    let proc = match what.label {
+        Some((proc, _)) => Some(above(proc)?),
+        None => None,
+    };
     // The daemon's locks and listening sockets must not live on in a child that gets no CPU
     // time in its new cgroup, should the daemon die meanwhile: all but these close first.
     let mut kept: Vec<i32> = sources.iter().map(AsRawFd::as_raw_fd).collect();
     kept.extend(program.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(what.v1_tasks.iter().map(AsRawFd::as_raw_fd));
     kept.extend(users.as_ref().map(AsRawFd::as_raw_fd));
+    kept.extend(proc.as_ref().map(AsRawFd::as_raw_fd));
     kept.push(reporter.as_raw_fd());
     kept.sort_unstable();
     let (directory, flags) = match &program {
@@ -210,6 +219,16 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
                     libc::setsid();
                 }
             }
+            if let (Some(proc), Some((_, label))) = (&proc, what.label) {
+                let door = libc::openat(
+                    proc.as_raw_fd(),
+                    c"thread-self/attr/current".as_ptr(),
+                    libc::O_WRONLY | libc::O_CLOEXEC,
+                );
+                if door < 0 || libc::write(door, label.as_ptr().cast(), label.len()) < 0 {
+                    fail(LABEL);
+                }
+            }
             libc::syscall(
                 libc::SYS_execveat,
                 directory,
@@ -255,6 +274,7 @@ pub(crate) fn clone_and_execute(what: &Clone<'_>) -> Result<(i32, OwnedFd), (Ste
                 reap(pid);
                 let step = match step {
                     ENTER_USERS => Step::EnterUsers,
+                    LABEL => Step::Label,
                     EXECUTE => Step::Execute,
                     n => Step::JoinV1(usize::try_from(n).unwrap_or(usize::MAX)),
                 };
@@ -269,6 +289,7 @@ const EXECUTE: i32 = -1;
 const ENTER_USERS: i32 = -2;
 /// No failure: the number that follows is the pid of another process that goes on.
 const BORN: i32 = -3;
+const LABEL: i32 = -4;
 
 /// Not in the libc crate for this target.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;

@@ -48,6 +48,9 @@ pub struct PodSpec {
     pub user_namespace: Option<IdMap>,
     /// Containers may be privileged.
     pub privileged: bool,
+    /// SELinux label that it asks for; containers have it unless they ask for another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selinux: Option<SelinuxOptions>,
     /// Informational sum, echoed.
     pub resources: Option<Resources>,
     /// Informational, echoed.
@@ -223,8 +226,37 @@ pub struct Process {
     /// here that only CreateContainer needed.
     #[serde(default, rename = "apparmor_profile")]
     pub apparmor: AppArmor,
-    /// SELinux process label.
-    pub selinux: Option<String>,
+    /// SELinux label that is asked for. The name is not that of records of older daemons,
+    /// which held a string here that only CreateContainer needed.
+    #[serde(
+        default,
+        rename = "selinux_options",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub selinux: Option<SelinuxOptions>,
+}
+
+/// An SELinux label that is asked for; "" leaves a part to the daemon.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxOptions {
+    /// User.
+    pub user: String,
+    /// Role.
+    pub role: String,
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Level: `s0:c1,c2`.
+    pub level: String,
+}
+
+/// The SELinux labels of a pod or container, which the node's policy knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxLabels {
+    /// Of its processes.
+    pub process: String,
+    /// Of its files.
+    pub files: String,
 }
 
 /// AppArmor profile of a container, Linux or Wasm.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::container_state::{ContainerState, ProcessIdentity};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, SandboxId};
-use crate::model::{ContainerSpec, PodSpec, Resources};
+use crate::model::{ContainerSpec, PodSpec, Resources, SelinuxLabels};
 
 /// Format of the records. A newer one is left alone and reported.
 pub const VERSION: u32 = 1;
@@ -73,6 +73,9 @@ pub struct PodRecord {
     /// Why it is not ready.
     #[serde(default)]
     pub message: String,
+    /// Its SELinux labels, on a node that has SELinux.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<SelinuxLabels>,
 }
 
 /// Name of a cgroup leaf.
@@ -292,6 +295,7 @@ mod tests {
             init: None,
             init_leaf: None,
             message: String::new(),
+            labels: None,
         }
     }
 

@@ -166,6 +166,8 @@ secured() {
 }
 
 number=0
+# What else `ends` changes in a container's configuration, by its name.
+configured() { :; }
 # ends IMAGE CONTEXT EXPECTED WORD...: runs a command to its end. EXPECTED is its exit code, or "not 0".
 ends() {
     local image=$1 context=$2 expected=$3 name code
@@ -173,7 +175,7 @@ ends() {
     number=$((number + 1))
     name=c$BASHPID-$number
     container "$name" "$image" $MEMORY "$@"
-    secured "$name" "$context" && run "$name" && until_true exited "$(the "$name")" || return
+    secured "$name" "$context" && configured "$name" && run "$name" && until_true exited "$(the "$name")" || return
     code=$(crictl inspect -o go-template --template '{{.status.exitCode}}' "$(the "$name")")
     crictl logs "$(the "$name")" >"$dir/output" 2>&1
     crictl rm "$(the "$name")" >/dev/null || return

@@ -9,6 +9,7 @@ use criw_sandbox::model::{
 };
 
 use super::resources::resources;
+use super::security;
 use crate::error::{Invalid, invalid};
 
 /// Converts and refuses what cannot be done.
@@ -80,6 +81,7 @@ pub fn pod(config: &cri::PodSandboxConfig, handler: &str) -> Result<PodSpec, Inv
         namespaces,
         user_namespace,
         privileged: security.privileged,
+        selinux: security::selinux(security.selinux_options.as_ref())?,
         resources: linux.resources.as_ref().map(resources).transpose()?,
         overhead: linux.overhead.as_ref().map(resources).transpose()?,
     })

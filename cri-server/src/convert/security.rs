@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use criw_proto::v1::security_profile::ProfileType;
 use criw_proto::v1::{Capability, SeLinuxOption, SecurityProfile};
-use criw_sandbox::model::{AppArmor, Seccomp};
+use criw_sandbox::model::{AppArmor, Seccomp, SelinuxOptions};
 
 use crate::error::{Invalid, invalid};
 
@@ -237,30 +237,34 @@ pub fn apparmor(
     Ok(AppArmor::Localhost(name.to_owned()))
 }
 
-/// `user:role:type:level`. A bad level is an error everywhere; without SELinux on
-/// the node a good one has no effect.
-pub fn selinux(
-    options: Option<&SeLinuxOption>,
-    privileged: bool,
-    host_has_it: bool,
-) -> Result<Option<String>, Invalid> {
+/// A part that is none is an error everywhere; without SELinux on the node good ones have no
+/// effect.
+pub fn selinux(options: Option<&SeLinuxOption>) -> Result<Option<SelinuxOptions>, Invalid> {
     let Some(options) = options else {
         return Ok(None);
     };
     if !options.level.is_empty() && !is_level(&options.level) {
         return invalid(format!("{:?} is no SELinux level", options.level));
     }
-    if privileged || !host_has_it {
-        return Ok(None);
+    for (what, name) in [
+        ("user", &options.user),
+        ("role", &options.role),
+        ("type", &options.r#type),
+    ] {
+        // With a colon it would be more than that part.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        if !name.chars().all(plain) {
+            return invalid(format!("{name:?} is no SELinux {what}"));
+        }
     }
-    let or = |value: &str, default: &str| if value.is_empty() { default } else { value }.to_owned();
-    Ok(Some(format!(
-        "{}:{}:{}:{}",
-        or(&options.user, "system_u"),
-        or(&options.role, "system_r"),
-        or(&options.r#type, "container_t"),
-        or(&options.level, "s0")
-    )))
+    let options = SelinuxOptions {
+        user: options.user.clone(),
+        role: options.role.clone(),
+        kind: options.r#type.clone(),
+        level: options.level.clone(),
+    };
+    // The kubelet may send a message that says nothing.
+    Ok((options != SelinuxOptions::default()).then_some(options))
 }
 
 /// `s0`, `s0-s1`, `s0:c1,c2`, `s0-s0:c1.c1023`.
@@ -462,7 +466,6 @@ mod tests {
     #[test]
     fn selinux_labels() {
         for (level, good) in [
-            ("", true),
             ("s0", true),
             ("s0:c4,c5", true),
             ("s0-s0:c1.c1023", true),
@@ -474,21 +477,21 @@ mod tests {
                 level: level.to_owned(),
                 ..SeLinuxOption::default()
             };
-            assert_eq!(
-                selinux(Some(&options), false, false).is_ok(),
-                good,
-                "{level}"
-            );
+            let got = selinux(Some(&options)).map(|asked| asked.map(|asked| asked.level));
+            assert_eq!(got.ok(), good.then(|| Some(level.to_owned())), "{level}");
         }
-        let options = SeLinuxOption {
-            level: "s0:c1,c2".to_owned(),
-            r#type: "spc_t".to_owned(),
+        let options = |user: &str, kind: &str| SeLinuxOption {
+            user: user.to_owned(),
+            r#type: kind.to_owned(),
             ..SeLinuxOption::default()
         };
-        assert_eq!(
-            selinux(Some(&options), false, true).unwrap().as_deref(),
-            Some("system_u:system_r:spc_t:s0:c1,c2")
-        );
-        assert_eq!(selinux(Some(&options), true, true), Ok(None));
+        assert_eq!(selinux(None), Ok(None));
+        assert_eq!(selinux(Some(&options("", ""))), Ok(None));
+        let asked = selinux(Some(&options("system_u", "spc_t"))).unwrap();
+        assert_eq!(asked.unwrap().kind, "spc_t");
+        for (user, kind) in [("", "spc_t:s0"), ("a b", ""), ("a\n", "")] {
+            let error = selinux(Some(&options(user, kind))).unwrap_err();
+            assert!(error.0.contains("is no SELinux"), "{error}");
+        }
     }
 }

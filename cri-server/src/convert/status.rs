@@ -310,6 +310,7 @@ mod tests {
                 },
                 user_namespace: None,
                 privileged: false,
+                selinux: None,
                 resources: None,
                 overhead: None,
             }),

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use criw_engines::birth::{Birth, Cgroups, Program};
+use criw_engines::birth::{Birth, Cgroups, Label, Program};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -44,11 +44,13 @@ pub fn pid_namespace(pid: i32) -> Result<OwnedFd> {
 /// these cgroup directories. It sees no file of the host, because containers of
 /// the pod might reach its root through procfs. It is in the pod's network. With a user
 /// namespace it and its PID namespace belong to that: only then may its containers mount a procfs.
+/// `label` is its SELinux label.
 pub fn start(
     program: &Path,
     template: BorrowedFd<'_>,
     pod: &PodNamespaces,
     cgroup_dirs: &[PathBuf],
+    label: Option<&str>,
 ) -> Result<Init> {
     let open = |path: &Path, flags| {
         rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
@@ -57,6 +59,11 @@ pub fn start(
     let binary = open(program, OFlags::PATH)?;
     let null = open(Path::new("/dev/null"), OFlags::RDWR)?;
     let cgroups = Cgroups::open(cgroup_dirs).context(|| format!("start {}", program.display()))?;
+    let proc = template::open_proc()?;
+    let label = label.map(|label| Label {
+        text: label,
+        proc: proc.as_fd(),
+    });
     let (pid, pidfd) = on_fresh_thread(|| {
         template::enter(template)?;
         if let Some(network) = &pod.net {
@@ -70,6 +77,7 @@ pub fn start(
             cgroups: &cgroups,
             user_namespace: pod.user.as_ref().map(AsFd::as_fd),
             new_pid_namespace: true,
+            label,
         }
         .start()
         .context(|| format!("start {}", program.display()))
@@ -127,10 +135,10 @@ mod tests {
             eprintln!("skipped: no C compiler to make a static binary");
             return;
         };
-        let template = template::mount_template().unwrap();
+        let template = template::mount_template(None).unwrap();
         let begin = Instant::now();
         let pod = PodNamespaces::default();
-        let init = start(&program, template.as_fd(), &pod, &[]).unwrap();
+        let init = start(&program, template.as_fd(), &pod, &[], None).unwrap();
         eprintln!("start of a pod's init: {:?}", begin.elapsed());
         let pid = init.identity.pid;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -158,10 +166,28 @@ mod tests {
 
     #[test]
     fn a_failed_start_leaves_no_process() {
-        let template = template::mount_template().unwrap();
+        let template = template::mount_template(None).unwrap();
         let absent = [PathBuf::from("/sys/fs/cgroup/no-such-group")];
         let pod = PodNamespaces::default();
-        assert!(start(Path::new("/bin/sleep"), template.as_fd(), &pod, &absent).is_err());
-        assert!(start(Path::new("/no/such/init"), template.as_fd(), &pod, &[]).is_err());
+        assert!(
+            start(
+                Path::new("/bin/sleep"),
+                template.as_fd(),
+                &pod,
+                &absent,
+                None
+            )
+            .is_err()
+        );
+        assert!(
+            start(
+                Path::new("/no/such/init"),
+                template.as_fd(),
+                &pod,
+                &[],
+                None
+            )
+            .is_err()
+        );
     }
 }

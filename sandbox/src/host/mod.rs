@@ -17,6 +17,7 @@ pub mod pins;
 pub mod rootfs;
 pub mod rootview;
 mod seccomp_default;
+pub mod selinux;
 pub mod shm;
 mod sys;
 pub mod sysctl;

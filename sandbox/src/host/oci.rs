@@ -16,7 +16,7 @@ use super::{mounts, oom_score, seccomp_default};
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerSpec, Device, DeviceNode, Edits, Hook, IdRange, Mount, PodSpec, Propagation,
-    Resources, Seccomp,
+    Resources, Seccomp, SelinuxLabels,
 };
 
 /// OCI version that these configs are written in.
@@ -36,10 +36,19 @@ pub struct LinuxInput<'a> {
     pub cgroups_path: String,
     /// PID namespace.
     pub pid: PidNamespace,
-    /// Name of its AppArmor profile, which the kernel has.
-    pub apparmor: Option<String>,
+    /// What the node's security module does to it.
+    pub confinement: Confinement,
     /// The pod has its own /dev/shm, which the shim mounts at `<bundle>/mounts/<n>`.
     pub own_shm: bool,
+}
+
+/// AppArmor profile and SELinux labels, which the kernel has.
+#[derive(Debug, Default)]
+pub struct Confinement {
+    /// Name of the AppArmor profile.
+    pub apparmor: Option<String>,
+    /// SELinux labels.
+    pub selinux: Option<SelinuxLabels>,
 }
 
 /// Which PID namespace runc puts the container in.
@@ -110,7 +119,10 @@ pub fn linux(input: &LinuxInput<'_>) -> Result<(OciSpec, HandedMounts)> {
     if let Some(profile) = seccomp(container)? {
         linux["seccomp"] = profile;
     }
-    let mut process = process(container, input.apparmor.as_deref());
+    if let Some(labels) = &input.confinement.selinux {
+        linux["mountLabel"] = json!(labels.files);
+    }
+    let mut process = process(container, &input.confinement);
     process["oomScoreAdj"] = json!(oom_score::allowed(container.resources.oom_score_adj)?);
     let mut spec = json!({
         "ociVersion": VERSION,
@@ -143,12 +155,11 @@ fn has_only_cgroup_v2() -> bool {
     rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|stat| stat.f_type == CGROUP2_MAGIC)
 }
 
-/// Config for a Wasm shim; `mounts[n]` arrives as `FdRole::Mount(n)`. `apparmor` is the name
-/// of a profile that the kernel has.
+/// Config for a Wasm shim; `mounts[n]` arrives as `FdRole::Mount(n)`.
 pub fn wasm(
     container: &ContainerSpec,
     mounts: &[Mount],
-    apparmor: Option<&str>,
+    confinement: &Confinement,
 ) -> Result<OciSpec> {
     let mounts: Vec<Value> = mounts
         .iter()
@@ -163,7 +174,7 @@ pub fn wasm(
         .collect();
     parse(json!({
         "ociVersion": VERSION,
-        "process": process(container, apparmor),
+        "process": process(container, confinement),
         "root": {"path": "rootfs", "readonly": container.readonly_rootfs},
         "mounts": mounts,
         "linux": {
@@ -178,7 +189,7 @@ fn parse(spec: Value) -> Result<OciSpec> {
     serde_json::from_value(spec).map_err(|e| Error::node("build the OCI runtime config", e))
 }
 
-fn process(container: &ContainerSpec, apparmor: Option<&str>) -> Value {
+fn process(container: &ContainerSpec, confinement: &Confinement) -> Value {
     let process = &container.process;
     let mut value = json!({
         "terminal": container.tty,
@@ -195,11 +206,11 @@ fn process(container: &ContainerSpec, apparmor: Option<&str>) -> Value {
             "ambient": process.ambient,
         },
     });
-    if let Some(profile) = apparmor {
+    if let Some(profile) = &confinement.apparmor {
         value["apparmorProfile"] = json!(profile);
     }
-    if let Some(label) = &process.selinux {
-        value["selinuxLabel"] = json!(label);
+    if let Some(labels) = &confinement.selinux {
+        value["selinuxLabel"] = json!(labels.process);
     }
     value
 }
@@ -582,11 +593,21 @@ mod tests {
             bundle: Path::new("/bundle"),
             cgroups_path: path.into(),
             pid: PidNamespace::New,
-            apparmor: Some("profile".into()),
+            confinement: confinement(),
             own_shm: true,
         };
         let (spec, handed) = linux(&input).unwrap();
         (serde_json::to_value(spec).unwrap(), handed)
+    }
+
+    fn confinement() -> Confinement {
+        Confinement {
+            apparmor: Some("profile".into()),
+            selinux: Some(SelinuxLabels {
+                process: "u:r:t:s0:c1,c2".into(),
+                files: "u:r:f:s0:c1,c2".into(),
+            }),
+        }
     }
 
     fn at<'a>(spec: &'a Value, destination: &str) -> Vec<&'a Value> {
@@ -610,6 +631,8 @@ mod tests {
         assert_eq!(spec["linux"]["cgroupsPath"], "/parent/leaf");
         assert_eq!(spec["root"]["readonly"], true);
         assert_eq!(spec["process"]["apparmorProfile"], "profile");
+        assert_eq!(spec["process"]["selinuxLabel"], "u:r:t:s0:c1,c2");
+        assert_eq!(spec["linux"]["mountLabel"], "u:r:f:s0:c1,c2");
         assert_eq!(spec["linux"]["resources"]["devices"][0]["allow"], false);
     }
 
@@ -753,14 +776,15 @@ mod tests {
             readonly: true,
             ..Default::default()
         };
-        let spec = wasm(&container(json!({})), &[mount], None).unwrap();
+        let spec = wasm(&container(json!({})), &[mount], &Confinement::default()).unwrap();
         let spec = serde_json::to_value(spec).unwrap();
         assert_eq!(spec["mounts"].as_array().unwrap().len(), 1);
         assert_eq!(spec["mounts"][0]["options"], json!(["ro"]));
         assert_eq!(spec["process"]["args"], json!(["/x"]));
         assert!(spec["process"]["apparmorProfile"].is_null());
-        let confined = wasm(&container(json!({})), &[], Some("profile")).unwrap();
+        let confined = wasm(&container(json!({})), &[], &confinement()).unwrap();
         let confined = serde_json::to_value(confined).unwrap();
         assert_eq!(confined["process"]["apparmorProfile"], "profile");
+        assert_eq!(confined["process"]["selinuxLabel"], "u:r:t:s0:c1,c2");
     }
 }

@@ -23,7 +23,7 @@ const LONGEST_OPTION: usize = 255;
 /// The upper is mounted `volatile`: nothing of it is worth an fsync, and it is
 /// never mounted a second time.
 pub fn overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
-    overlay_of(lowers, upper, Owner::Node)
+    overlay_of(lowers, upper, Owner::Node, None)
 }
 
 /// Under whose ids the files of layers are shown.
@@ -38,11 +38,13 @@ pub enum Owner<'a> {
 }
 
 /// As [`overlay`], for any owner. The overlay itself cannot be shown under other ids, so
-/// each layer is.
+/// each layer is. All files of an overlay show `label`, the SELinux label of a container's
+/// files; what is no overlay shows what its files have on disk.
 pub fn overlay_of(
     lowers: &[PathBuf],
     upper: Option<(&Path, &Path)>,
     owner: Owner<'_>,
+    label: Option<&str>,
 ) -> Result<OwnedFd> {
     match (lowers, upper) {
         // An artifact has no file system at all.
@@ -64,11 +66,11 @@ pub fn overlay_of(
         _ => {
             let layers = Layer::all(lowers, owner)?;
             if collects_any_option() {
-                return by_one_string(&layers, upper);
+                return by_one_string(&layers, upper, label);
             }
-            match by_layers(&layers, upper) {
+            match by_layers(&layers, upper, label) {
                 // Of the kernels that look at each option, those before 6.8 have no `lowerdir+`.
-                Err(Failure::NoSuchOption) => by_one_string(&layers, upper),
+                Err(Failure::NoSuchOption) => by_one_string(&layers, upper, label),
                 Err(Failure::Other(error)) => Err(error),
                 Ok(mount) => Ok(mount),
             }
@@ -149,6 +151,7 @@ impl From<Error> for Failure {
 fn by_layers(
     lowers: &[Layer<'_>],
     upper: Option<(&Path, &Path)>,
+    label: Option<&str>,
 ) -> std::result::Result<OwnedFd, Failure> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
         .context(|| "open a new overlay")?;
@@ -188,6 +191,10 @@ fn by_layers(
             None => rustix::mount::fsconfig_set_flag(context, *key),
         }
         .context(|| format!("set {key} of an overlay"))?;
+    }
+    if let Some(label) = label {
+        rustix::mount::fsconfig_set_string(context, "context", label)
+            .context(|| format!("set SELinux label {label} of an overlay"))?;
     }
     match rustix::mount::fsconfig_create(context) {
         // Before 6.15 a layer must be mounted somewhere.
@@ -257,7 +264,11 @@ fn says(context: BorrowedFd<'_>) -> String {
 
 /// Older kernels: mount(2) in a mount namespace that ends with its thread. Layers
 /// go by descriptor, because all options together have one page.
-fn by_one_string(lowers: &[Layer<'_>], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
+fn by_one_string(
+    lowers: &[Layer<'_>],
+    upper: Option<(&Path, &Path)>,
+    label: Option<&str>,
+) -> Result<OwnedFd> {
     on_fresh_thread(|| {
         sys::unshare(UnshareFlags::FS | UnshareFlags::NEWNS)
             .context(|| "unshare a mount namespace for an overlay")?;
@@ -296,7 +307,11 @@ fn by_one_string(lowers: &[Layer<'_>], upper: Option<(&Path, &Path)>) -> Result<
                 data.push_str(value);
             }
         }
-        let data = std::ffi::CString::new(data).expect("made of digits and our own words");
+        if let Some(label) = label {
+            // In quotes, because a level has commas.
+            data.push_str(&format!(",context=\"{label}\""));
+        }
+        let data = std::ffi::CString::new(data).expect("made of digits, our own words and a label");
         let flags = match upper {
             Some(_) => MountFlags::empty(),
             None => MountFlags::RDONLY,
@@ -376,7 +391,7 @@ mod tests {
         let lowers = layers(directory.path());
         type Way = fn(&[PathBuf], Option<(&Path, &Path)>) -> Result<OwnedFd>;
         let old: Way =
-            |lowers, upper| by_one_string(&Layer::all(lowers, Owner::Node).unwrap(), upper);
+            |lowers, upper| by_one_string(&Layer::all(lowers, Owner::Node).unwrap(), upper, None);
         for (n, way) in [overlay, old].iter().enumerate() {
             let upper = directory.path().join(format!("upper{n}"));
             let work = directory.path().join(format!("work{n}"));
@@ -402,8 +417,10 @@ mod tests {
         let namespace = userns::tests::namespace(100_000).unwrap();
         let owner = Owner::Namespace(namespace.as_fd());
         type Way = fn(&[PathBuf], Option<(&Path, &Path)>, Owner<'_>) -> Result<OwnedFd>;
-        let old: Way = |lowers, upper, owner| by_one_string(&Layer::all(lowers, owner)?, upper);
-        for (n, way) in [overlay_of, old].iter().enumerate() {
+        let new: Way = |lowers, upper, owner| overlay_of(lowers, upper, owner, None);
+        let old: Way =
+            |lowers, upper, owner| by_one_string(&Layer::all(lowers, owner)?, upper, None);
+        for (n, way) in [new, old].iter().enumerate() {
             let upper = directory.path().join(format!("upper{n}"));
             let work = directory.path().join(format!("work{n}"));
             fs::create_dir(&upper).unwrap();

@@ -16,8 +16,9 @@ use crate::model::IdMap;
 pub const SIZE: u64 = 64 * 1024 * 1024;
 
 /// Makes the shared memory of a pod; [`PinRoom::remove`] drops it. Not twice for
-/// one pod. It belongs to the root of the pod's user namespace, if that has one.
-pub fn create(room: &PinRoom, name: &str, ids: Option<IdMap>) -> Result<()> {
+/// one pod. It belongs to the root of the pod's user namespace, if that has one. `label` is
+/// the SELinux label of what is in it.
+pub fn create(room: &PinRoom, name: &str, ids: Option<IdMap>, label: Option<&str>) -> Result<()> {
     let root = ids.map_or((0, 0), |ids| (ids.uids.host, ids.gids.host));
     let pod = room.make_directory(name)?;
     match rustix::fs::mkdirat(&pod, "shm", Mode::RWXU) {
@@ -30,12 +31,14 @@ pub fn create(room: &PinRoom, name: &str, ids: Option<IdMap>) -> Result<()> {
         }
     }
     let (size, uid, gid) = (SIZE.to_string(), root.0.to_string(), root.1.to_string());
-    let memory = template::tmpfs(&[
-        ("size", &size),
+    let mut options = vec![
+        ("size", size.as_str()),
         ("mode", "1777"),
         ("uid", &uid),
         ("gid", &gid),
-    ])?;
+    ];
+    options.extend(label.map(|label| ("context", label)));
+    let memory = template::tmpfs(&options)?;
     room.inside(|| {
         rustix::mount::move_mount(
             memory.as_fd(),

@@ -20,9 +20,12 @@ pub const MOUNT_POINT: &str = "/root";
 
 /// A mount namespace for shims to start from: a read-only tmpfs that holds
 /// nothing but [`MOUNT_POINT`] and an empty file, which lies over masked ones. It lives as long as somebody has it open.
-pub fn mount_template() -> Result<OwnedFd> {
+/// `label` is the SELinux label of its files.
+pub fn mount_template(label: Option<&str>) -> Result<OwnedFd> {
     on_fresh_thread(|| {
-        let root = tmpfs(&[("mode", "0755"), ("size", "4096"), ("nr_inodes", "4")])?;
+        let mut options = vec![("mode", "0755"), ("size", "4096"), ("nr_inodes", "4")];
+        options.extend(label.map(|label| ("context", label)));
+        let root = tmpfs(&options)?;
         rustix::fs::mkdirat(&root, &MOUNT_POINT[1..], Mode::from_raw_mode(0o755))
             .context(|| "create the mount point of a template")?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_template_has_one_directory_and_an_empty_file_and_takes_no_other() {
-        let template = mount_template().unwrap();
+        let template = mount_template(None).unwrap();
         let proc = open_proc().unwrap();
         on_fresh_thread(|| {
             enter(template.as_fd())?;

@@ -142,7 +142,7 @@ pub fn probe(directory: &Path) -> Result<()> {
         }
         let [one, two, upper, work] = paths;
         let root = rootfs::Owner::Namespace(namespace.as_fd());
-        rootfs::overlay_of(&[one, two], Some((&upper, &work)), root).map(drop)
+        rootfs::overlay_of(&[one, two], Some((&upper, &work)), root, None).map(drop)
     })();
     let removed = std::fs::remove_dir_all(&place);
     tried?;

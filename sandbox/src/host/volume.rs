@@ -29,7 +29,7 @@ pub fn of_image(volume: &ImageVolume, user: Option<BorrowedFd<'_>>) -> Result<Ow
         )
     };
     let owner = user.map_or(Owner::Node, Owner::Namespace);
-    let whole = rootfs::overlay_of(&volume.lowers, None, owner).map_err(failed)?;
+    let whole = rootfs::overlay_of(&volume.lowers, None, owner, None).map_err(failed)?;
     let mount = match volume.sub_path.as_str() {
         "" => whole,
         sub_path => part(&whole, sub_path).map_err(|error| match error {

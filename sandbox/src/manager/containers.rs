@@ -339,6 +339,12 @@ impl Inner {
             std::fs::create_dir_all(directory)
                 .map_err(|e| Error::node(format!("create {}", directory.display()), e))?;
         }
+        let confinement = self.confinement(container, pod)?;
+        let labels = confinement.selinux.clone();
+        let label = labels.as_ref().map(|labels| labels.files.as_str());
+        if let Some(label) = label {
+            self.label_root(label, &spec.lowers, [upper.as_path(), work.as_path()])?;
+        }
         let namespaces = pod.namespaces();
         let users = namespaces.as_ref().and_then(|n| n.user.as_ref());
         let users = users.map(AsFd::as_fd);
@@ -348,7 +354,7 @@ impl Inner {
             )?;
         }
         let owner = users.map_or(rootfs::Owner::Node, rootfs::Owner::Namespace);
-        let root = rootfs::overlay_of(&spec.lowers, Some((&upper, &work)), owner)?;
+        let root = rootfs::overlay_of(&spec.lowers, Some((&upper, &work)), owner, label)?;
         let mut fds = vec![(FdRole::Rootfs, root)];
         if let Some(users) = users {
             let users = users.try_clone_to_owned();
@@ -367,9 +373,11 @@ impl Inner {
                 volume.lowers = vec![place];
             }
         }
+        if let Some(label) = label {
+            self.label_volumes(label, &mounts)?;
+        }
         let (oci_spec, engine) = match &spec.engine {
             EngineSpec::Wasm { section, .. } => {
-                let apparmor = self.host.apparmor.ready(&spec.process.apparmor)?;
                 for (n, mount) in mounts.iter().enumerate() {
                     let n = u32::try_from(n).map_err(|e| Error::node("count mounts", e))?;
                     fds.push((
@@ -384,15 +392,16 @@ impl Inner {
                     .map_err(|e| Error::node("share the mount template", e))?;
                 fds.push((FdRole::MountTemplate, template));
                 (
-                    oci::wasm(spec, &mounts, apparmor.as_deref())?,
+                    oci::wasm(spec, &mounts, &confinement)?,
                     EngineSection::Wasm(section.clone()),
                 )
             }
             EngineSpec::Runc => {
-                let (spec, handed) = self.linux_spec(container, pod, record, &bundle, &mounts)?;
+                let (spec, handed) =
+                    self.linux_spec(container, pod, record, &bundle, &mounts, confinement)?;
                 for (n, what) in handed {
                     let mount = match what {
-                        oci::Handed::Shm => self.pod_shm(pod)?,
+                        oci::Handed::Shm => self.pod_shm(pod, label)?,
                         oci::Handed::Mount(k) => {
                             mounts::detached(&mounts[k], mounts::Guest::Linux, users)?
                         }
@@ -428,13 +437,12 @@ impl Inner {
         };
         let config = write_spec(&bundle.join("config.json"), &whole)?;
         fds.push((FdRole::Spec, config.into()));
-        let exit_record = new_file(&super::exit::exit_file(
-            &self.config.root,
-            container.id.as_str(),
-        ))?;
+        let exit_file = super::exit::exit_file(&self.config.root, container.id.as_str());
+        let exit_record = new_file(&exit_file)?;
+        self.label_for_shim(container, &exit_file, code.as_ref())?;
         fds.push((FdRole::ExitRecord, exit_record.into()));
         if let Some(path) = &record.log_path {
-            fds.push((FdRole::Log, super::stop::open_log(path)?.into()));
+            fds.push((FdRole::Log, self.open_log(container, path)?.into()));
         }
         if let Some(code) = code {
             fds.push((FdRole::Code, code.into()));
@@ -463,6 +471,7 @@ impl Inner {
                 container_path: path.to_owned(),
                 host_path: files.join(name),
                 readonly: container.spec.readonly_rootfs,
+                selinux_relabel: true,
                 ..Mount::default()
             })
             .chain(asked.iter().cloned())
@@ -474,10 +483,10 @@ impl Inner {
 
     /// The pod's /dev/shm, made for its first Linux container: a pod of Wasm containers
     /// never pays for it. The caller holds the pod's `life`.
-    fn pod_shm(&self, pod: &Pod) -> Result<OwnedFd> {
+    fn pod_shm(&self, pod: &Pod, label: Option<&str>) -> Result<OwnedFd> {
         let (room, name) = (&self.host.pins, pod.id.as_str());
         shm::open(room, name).or_else(|_absent| {
-            shm::create(room, name, pod.spec.user_namespace)?;
+            shm::create(room, name, pod.spec.user_namespace, label)?;
             shm::open(room, name)
         })
     }
@@ -489,6 +498,7 @@ impl Inner {
         record: &ContainerRecord,
         bundle: &Path,
         mounts: &[Mount],
+        confinement: oci::Confinement,
     ) -> Result<(oci_spec::runtime::Spec, oci::HandedMounts)> {
         let pid = match self.pid_namespace_of(container, pod)? {
             PidNamespace::Own => oci::PidNamespace::New,
@@ -504,7 +514,7 @@ impl Inner {
             bundle,
             cgroups_path: self.leaf(&record.leaf)?.oci_path(),
             pid,
-            apparmor: self.host.apparmor.ready(&container.spec.process.apparmor)?,
+            confinement,
             own_shm: pod.spec.namespaces.ipc == Scope::Pod,
         })
     }

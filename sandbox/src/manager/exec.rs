@@ -336,7 +336,9 @@ impl Inner {
         let spec = self.exec_spec(container, &bundle, &mut exec, engine)?;
         let spec_path = directory.join("spec.json");
         let spec_file = super::containers::write_spec(&spec_path, &spec)?;
-        let exit_record = super::containers::new_file(&directory.join("exit.json"))?;
+        let exit_file = directory.join("exit.json");
+        let exit_record = super::containers::new_file(&exit_file)?;
+        self.label_for_shim(container, &exit_file, exec.code.as_ref())?;
         let (guest_ends, ends) =
             super::streams::pipes(exec.streams).map_err(|e| Error::node(what("make pipes"), e))?;
         let listener =

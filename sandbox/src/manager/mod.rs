@@ -17,6 +17,7 @@ mod entry;
 mod exec;
 mod exit;
 mod facts;
+mod labels;
 mod node;
 mod owner;
 mod pods;

@@ -3,6 +3,7 @@
 //! Building up writes the record before each thing that would outlive the daemon;
 //! its failure path is the same tear-down that Stop and Remove use.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::tear_down::{KILL_DEADLINE, end_process};
 use super::{Inner, Pod, Sandboxes, blocking, chain, now};
 use crate::error::{Error, Result};
 use crate::fault;
-use crate::host::{self, cgroup, pins::Want};
+use crate::host::{self, cgroup, pins::Want, template::mount_template};
 use crate::id::SandboxId;
 use crate::laps::Laps;
 use crate::model::{PidMode, PodSpec, Resources, Scope};
@@ -102,7 +103,7 @@ impl Inner {
             .check(parent.unwrap_or(&self.config.cgroup_parent))?;
         let id = SandboxId::random();
         let init_leaf = self.leaf_for_init(&id, &spec);
-        let record = PodRecord {
+        let mut record = PodRecord {
             version: record::VERSION,
             boot_id: self.boot_id.clone(),
             id: id.clone(),
@@ -113,9 +114,9 @@ impl Inner {
             init: None,
             init_leaf,
             message: String::new(),
+            labels: None,
         };
-        let pod = Pod::new(record.clone());
-        self.insert_pod(&pod)?;
+        let pod = self.insert_labelled(&mut record)?;
         let mut laps = Laps::start();
         let built = self.pod_steps(&pod, &record, &mut laps).await;
         let Err(error) = built else {
@@ -205,10 +206,10 @@ impl Inner {
         })?;
         fault::point("run-pod/network-planned");
         if let Some(path) = visible_netns(&attachment) {
-            host::pins::host::pin_netns_at(std::os::fd::AsFd::as_fd(netns), &path)?;
+            host::pins::host::pin_netns_at(netns.as_fd(), &path)?;
         }
         self.network
-            .attach(&mut attachment, std::os::fd::AsFd::as_fd(netns))
+            .attach(&mut attachment, netns.as_fd())
             .await
             .map_err(|e| Error::node(on_network("attach", pod), e))?;
         pod.change(&self.config.root, |r| {
@@ -297,9 +298,17 @@ impl Inner {
             // Until the init is there.
             let _holder = leaf.create(&Resources::default())?;
             let program = self.config.libexec.join("criw-init");
-            let template = std::os::fd::AsFd::as_fd(&self.host.template);
             let namespaces = pod.namespaces().unwrap_or_default();
-            let init = host::init::start(&program, template, &namespaces, &leaf.dirs())?;
+            let labels = pod.record().labels.clone();
+            // Its root has the label of the pod's files, which is not that of all pods.
+            let own = labels
+                .as_ref()
+                .map(|labels| mount_template(Some(&labels.files)));
+            let own = own.transpose()?;
+            let template = AsFd::as_fd(own.as_ref().unwrap_or(&self.host.template));
+            let label = labels.as_ref().map(|labels| labels.process.as_str());
+            let dirs = leaf.dirs();
+            let init = host::init::start(&program, template, &namespaces, &dirs, label)?;
             pod.change(&self.config.root, |r| r.init = Some(init.identity))?;
         }
         Ok(())

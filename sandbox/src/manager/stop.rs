@@ -220,7 +220,7 @@ impl Inner {
         let Some(path) = container.record().log_path.clone() else {
             return Ok(());
         };
-        let log = open_log(&path)?;
+        let log = self.open_log(container, &path)?;
         let request = Request::ReopenLog {
             fds: vec![FdRole::Log],
         };

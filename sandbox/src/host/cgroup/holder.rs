@@ -58,6 +58,7 @@ impl Holder {
             cgroups: &Cgroups::open(cgroup_dirs).context(what)?,
             user_namespace: None,
             new_pid_namespace: false,
+            label: None,
         }
         .start()
         .context(what)?;

@@ -111,7 +111,7 @@ fn shared_memory_is_one_for_all_containers_of_a_pod() {
     let state = tempfile::tempdir().unwrap();
     let room = Room(Some(PinRoom::open(state.path()).unwrap()));
     room.create("pod", ALL).unwrap();
-    shm::create(&room, "pod", None).unwrap();
+    shm::create(&room, "pod", None, None).unwrap();
     let one = shm::open(&room, "pod").unwrap();
     let two = shm::open(&room, "pod").unwrap();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
