@@ -241,9 +241,8 @@ impl Shell {
             None => self.spawn_shell(print::and_or(item), &descriptors),
         };
         match started {
-            Ok((child, mut plan)) => {
+            Ok((child, plan)) => {
                 let text = self.show(&print::and_or(item));
-                plan.feed();
                 self.leftovers.extend(plan.leave());
                 self.jobs.push(Job {
                     child,

@@ -2,15 +2,15 @@
 
 use super::ast::*;
 use super::exec::{Flow, Shell};
-use super::streams::{Owned, Stream};
+use super::streams::{Owned, Stream, Text};
 use crate::{files, host};
-use std::cell::Cell;
+use std::cell::RefCell;
 
 /// Begins the text of an error that costs the command and not the script.
 pub(super) const MARK: &str = "\u{1}";
 
 /// Text up to this size goes through a pipe without blocking; more goes through a file.
-const PIPED: usize = 16 << 10;
+const PIPED: usize = 8 << 10;
 
 fn wrong(text: impl std::fmt::Display) -> Flow {
     Flow::Fatal(format!("{MARK}{text}"))
@@ -136,7 +136,7 @@ impl Shell {
     /// Text as an input.
     pub(super) fn text_stream(&mut self, text: Vec<u8>) -> Result<Stream, Flow> {
         if text.len() <= PIPED {
-            return Ok(Stream::Text(text, Cell::new(0)));
+            return Ok(Stream::Text(RefCell::new(Text::Held(text, 0))));
         }
         // a reader that also writes to us could wait for ever for a pipe that both fill
         let directory = self

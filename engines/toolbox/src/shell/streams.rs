@@ -3,7 +3,7 @@
 
 use crate::host::{self, Errno, Handle};
 use crate::sys;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::rc::Rc;
@@ -18,8 +18,45 @@ pub(super) enum Stream {
     Handle(Owned),
     /// output of `$( )`
     Capture(RefCell<Vec<u8>>),
-    /// a here-document, and how much of it is read
-    Text(Vec<u8>, Cell<usize>),
+    /// a here-document
+    Text(RefCell<Text>),
+}
+
+/// A text that commands read one after the other: each begins where the one before stopped.
+pub(super) enum Text {
+    /// the text, and how much of it is read
+    Held(Vec<u8>, usize),
+    /// from the first command on that was started
+    Piped(Owned),
+}
+
+impl Text {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Text::Held(text, at) => {
+                let rest = &text[*at..];
+                let n = rest.len().min(buffer.len());
+                buffer[..n].copy_from_slice(&rest[..n]);
+                *at += n;
+                Ok(n)
+            }
+            Text::Piped(reader) => host::read(reader.0, buffer),
+        }
+    }
+
+    /// What is left, as a pipe. It is small enough to lie in one that nobody reads yet.
+    fn reader(&mut self) -> Result<Handle, Errno> {
+        if let Text::Held(text, at) = self {
+            let (reader, writer) = host::pipe()?;
+            let (reader, writer) = (Owned(reader), Owned(writer));
+            host::write_all(writer.0, &text[*at..])?;
+            *self = Text::Piped(reader);
+        }
+        match self {
+            Text::Piped(reader) => Ok(reader.0),
+            Text::Held(..) => Err(Errno(8)),
+        }
+    }
 }
 
 /// A handle that is closed with its last user.
@@ -44,13 +81,10 @@ impl Stream {
                 host::read(handle.0, buffer).map_err(|errno| errno.to_string())
             }
             Stream::Capture(_) => Err(Errno(8).to_string()),
-            Stream::Text(text, at) => {
-                let rest = &text[at.get()..];
-                let n = rest.len().min(buffer.len());
-                buffer[..n].copy_from_slice(&rest[..n]);
-                at.set(at.get() + n);
-                Ok(n)
-            }
+            Stream::Text(text) => text
+                .borrow_mut()
+                .read(buffer)
+                .map_err(|errno| errno.to_string()),
         }
     }
 
@@ -80,7 +114,7 @@ impl Stream {
                 buffer.extend_from_slice(bytes);
                 Ok(())
             }
-            Stream::Text(..) => Err(Some(Errno(8).to_string())),
+            Stream::Text(_) => Err(Some(Errno(8).to_string())),
         }
     }
 }
@@ -112,8 +146,6 @@ pub(super) struct Plan {
     pub(super) streams: [u32; 3],
     /// write ends that the command got: ours are closed after the spawn
     ours: Vec<Owned>,
-    /// here-documents to feed
-    feeds: Vec<(Owned, Vec<u8>)>,
     /// pipes to copy from, in order
     drains: Vec<(Owned, Shared)>,
 }
@@ -123,19 +155,12 @@ impl Plan {
         let mut plan = Plan {
             streams: [host::NULL; 3],
             ours: Vec::new(),
-            feeds: Vec::new(),
             drains: Vec::new(),
         };
         plan.streams[0] = match descriptors.get(0).as_deref() {
             Some(Stream::Own(0)) => host::OWN,
             Some(Stream::Handle(handle)) => host::from_handle(handle.0),
-            Some(Stream::Text(text, at)) => {
-                let (reader, writer) = host::pipe()?;
-                plan.ours.push(Owned(reader));
-                plan.feeds.push((Owned(writer), text[at.get()..].to_vec()));
-                at.set(text.len());
-                host::from_handle(reader)
-            }
+            Some(Stream::Text(text)) => host::from_handle(text.borrow_mut().reader()?),
             _ => host::NULL,
         };
         let output = descriptors.get(1);
@@ -159,7 +184,7 @@ impl Plan {
         };
         Ok(match stream.as_ref() {
             Stream::Own(own) if *own == fd => host::OWN,
-            Stream::Null | Stream::Text(..) => host::NULL,
+            Stream::Null | Stream::Text(_) => host::NULL,
             Stream::Handle(handle) => host::from_handle(handle.0),
             // another stream of ours, or a buffer: the command gets a pipe
             Stream::Own(_) | Stream::Capture(_) => {
@@ -176,17 +201,8 @@ impl Plan {
         self.ours.clear();
     }
 
-    /// Feeds here-documents, which are small enough not to block.
-    pub(super) fn feed(&mut self) {
-        for (writer, text) in self.feeds.drain(..) {
-            // a command that does not read all is no fault
-            let _ = host::write_all(writer.0, &text);
-        }
-    }
-
-    /// Carries bytes to and from the command until all its pipes have ended.
+    /// Carries what the command says until all its pipes have ended.
     pub(super) fn carry(&mut self) -> Result<(), String> {
-        self.feed();
         let mut result = Ok(());
         for (reader, stream) in self.drains.drain(..) {
             let mut buffer = [0; 4096];
