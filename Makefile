@@ -27,7 +27,9 @@ export CRIW_BUILD_DIR := $(BUILD)
 export CARGO_TARGET_DIR := $(TARGET)
 
 TRIPLE := x86_64-unknown-linux-gnu
-STATIC_FLAGS := -C target-feature=+crt-static -C panic=abort
+# Not position-independent: else each process writes 430 kB of addresses at its start, pages that all
+# containers of the node share otherwise (docs/architecture.md).
+STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=static -C panic=abort
 STATIC := $(TARGET)/static
 COMPILER := $(TARGET)/compiler
 # sums up the steps of a test run
