@@ -34,7 +34,7 @@ for source in "$here"/components/*.c; do
         continue
     fi
     case $name in
-        net | httpd | services) world=command ;;
+        files | net | httpd | services) world=command ;;
         greeter | words | tone) world=$name ;;
         async) world=async-command ;;
         service | jobs) world=$name ;;

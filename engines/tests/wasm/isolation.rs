@@ -4,15 +4,16 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use criw_engines::protocol::Request;
+use criw_engines::protocol::{Reply, Request};
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags,
 };
 use rustix::thread::UnshareFlags;
 
 use crate::container::{Container, DEADLINE, Plan, binary, compile, skip, tmpfs};
-use crate::guests::{module, spin};
+use crate::guests::{component, module, spin};
 
 /// Exits with the errno of opening `path` below "/" for writing (0: it is open).
 fn open_for_writing(path: &str) -> String {
@@ -268,4 +269,56 @@ fn loaded_bytes(elf: &[u8]) -> u64 {
         .filter(|(kind, _)| *kind == PT_LOAD)
         .map(|(_, size)| size)
         .sum()
+}
+
+fn make_read_only(mount: &OwnedFd) {
+    let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+    let context = rustix::mount::fspick(mount, "", flags).unwrap();
+    rustix::mount::fsconfig_set_flag(&context, "ro").unwrap();
+    rustix::mount::fsconfig_reconfigure(&context).unwrap();
+}
+
+/// A component was told of an I/O error, as if a disk were broken.
+#[test]
+fn a_read_only_place_is_called_so() {
+    if skip("a_read_only_place_is_called_so") {
+        return;
+    }
+    let words = [
+        "create/ro/new",
+        "write/ro/file",
+        "mkdir/ro/new",
+        "rmdir/ro/below",
+        "unlink/ro/file",
+        "rename/ro/file",
+        "read/ro/file",
+        "read/ro/none",
+        "create/new",
+        "mkdir/made",
+    ];
+    // (read-only, no entry) by the numbers of each version.
+    for (guest, read_only, no_entry) in [("files", 33, 20), ("async", 32, 19)] {
+        let sealed = tmpfs(&[("file", "x")]);
+        rustix::fs::mkdirat(&sealed, "below", rustix::fs::Mode::RWXU).unwrap();
+        make_read_only(&sealed);
+        let plan = Plan {
+            uid: 0,
+            args: std::iter::once(guest)
+                .chain(words)
+                .map(str::to_owned)
+                .collect(),
+            mounts: vec![("/ro".to_owned(), sealed)],
+            ..Plan::default()
+        };
+        let code = compile(&component(guest)).unwrap();
+        let mut container = Container::create(&code, plan).unwrap();
+        assert_eq!(container.call(&Request::Start), Reply::Started);
+        let (code, record) = container.wait();
+        assert_eq!(code, 0, "{guest}: {record:?}");
+        let said: Vec<String> = container.lines().into_iter().map(|line| line.2).collect();
+        let mut expected = vec![format!("error {read_only}"); 6];
+        expected.extend(["ok".to_owned(), format!("error {no_entry}")]);
+        expected.extend(["ok".to_owned(), "ok".to_owned()]);
+        assert_eq!(said, expected, "{guest}");
+    }
 }

@@ -15,6 +15,7 @@ use crate::limits::MemoryLimit;
 use crate::lookup::{Lookup, LookupView};
 use crate::net::Net;
 use crate::outbound::Hooks;
+use crate::read_only;
 use crate::services::{self, Services};
 use crate::worlds;
 
@@ -103,6 +104,7 @@ fn add_interfaces(
     // wasmtime-wasi asks libc for names, which must not happen inside the root.
     linker.allow_shadowing(true);
     ip_name_lookup::add_to_linker::<State, Lookup>(linker, lookup)?;
+    read_only::components::link_two(linker)?;
     linker.allow_shadowing(false);
     let http = worlds::uses_http(engine, component);
     if http {
@@ -120,6 +122,7 @@ fn add_preview_3(linker: &mut Linker<State>, http: bool) -> Result<()> {
     // For the reason above.
     linker.allow_shadowing(true);
     sockets_3::ip_name_lookup::add_to_linker::<State, Lookup>(linker, lookup)?;
+    read_only::components::link_three(linker)?;
     linker.allow_shadowing(false);
     if http {
         wasmtime_wasi_http::p3::add_to_linker(linker)?;

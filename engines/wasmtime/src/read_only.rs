@@ -1,11 +1,14 @@
 //! What a guest is told when it writes to a read-only file system. wasmtime-wasi has no word for
 //! EROFS and says EIO, "I/O error", which sends people to look for a broken disk.
 
+pub(crate) mod components;
+
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags};
 
 use crate::sockets::Errno;
 
@@ -25,6 +28,21 @@ fn is_read_only(path: &[u8]) -> bool {
         .into_iter()
         .flatten()
         .find_map(|path| rustix::fs::statvfs(path).ok())
+        .is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// As [`is_read_only`], for a path below an open directory.
+fn is_read_only_at(directory: &File, path: &str) -> bool {
+    let path = Path::new(path);
+    [Some(path), path.parent(), Some(Path::new("."))]
+        .into_iter()
+        .flatten()
+        .find_map(|path| {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let below = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+            let place = rustix::fs::openat2(directory, path, flags, Mode::empty(), below).ok()?;
+            rustix::fs::fstatvfs(place).ok()
+        })
         .is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 

@@ -51,6 +51,23 @@ static void fetch(struct text what) {
     }
 }
 
+static int file(struct text what) {
+    directories(&out);
+    handle root = *(handle *)(uintptr_t)out.words[0];
+    struct text rest;
+    if ((rest = after(what, "create/")).at) open_at(root, 1, rest.at, rest.length, 1, 2, &out);
+    else if ((rest = after(what, "write/")).at) open_at(root, 1, rest.at, rest.length, 0, 2, &out);
+    else if ((rest = after(what, "read/")).at) open_at(root, 1, rest.at, rest.length, 0, 1, &out);
+    else if ((rest = after(what, "mkdir/")).at) mkdir_at(root, rest.at, rest.length, &out);
+    else if ((rest = after(what, "rmdir/")).at) rmdir_at(root, rest.at, rest.length, &out);
+    else if ((rest = after(what, "unlink/")).at) unlink_at(root, rest.at, rest.length, &out);
+    else if ((rest = after(what, "rename/")).at) rename_at(root, rest.at, rest.length, root, rest.at, rest.length, &out);
+    else return 0;
+    if (out.tag) { uint32_t error = out.bytes[4]; say(string("error ")); say_number(error); say(string("\n")); }
+    else say(string("ok\n"));
+    return 1;
+}
+
 EXPORT("[async-lift]wasi:cli/run@0.3.0#run") int32_t run(void) {
     uint64_t pair = stdout_new();
     to = writable(pair);
@@ -64,6 +81,7 @@ EXPORT("[async-lift]wasi:cli/run@0.3.0#run") int32_t run(void) {
         else if ((rest = after(args[n], "wait/")).at) wait_for((uint64_t)number(rest) * 1000000);
         else if ((rest = after(args[n], "lookup/")).at) lookup(rest);
         else if ((rest = after(args[n], "fetch/")).at) fetch(rest);
+        else if (file(args[n])) continue;
         else if (after(args[n], "trap").at) __builtin_trap();
         else if (after(args[n], "fail").at) result = 1;
         /* The rest is done when the result is known already. */

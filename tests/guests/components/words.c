@@ -13,6 +13,8 @@ static char *put(char *at, struct text text) {
 
 EXPORT("demo:words/words@1.0.0#greet") struct text *greet(const char *whom, uint32_t length) {
     say(get_stderr(), string("words were asked\n"));
+    struct text name = { whom, length };
+    if (after(name, "for ever").at) for (volatile uint32_t n = 0;; n++) {}
     char *begin = cabi_realloc(0, 0, 1, length + 16), *at = begin;
     at = put(at, string("hello "));
     at = put(at, (struct text){ whom, length });

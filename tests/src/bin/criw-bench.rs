@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use criw_proto::v1::*;
 use criw_tests::bench::{self, CpuShares, milliseconds, percentile};
-use criw_tests::config::Network;
+use criw_tests::config::{METRICS, Network};
 use criw_tests::machine::Machine;
 use criw_tests::world::World;
-use criw_tests::{images, plan, wait};
+use criw_tests::{http, images, plan, wait};
 use serde_json::{Value, json};
 
 struct Options {
@@ -198,9 +198,39 @@ fn reads(machine: &Machine, rounds: usize, when: &'static str, report: &mut Repo
         let begin = Instant::now();
         machine.containers()?;
         report.add("ListContainers".into(), when, begin.elapsed());
+        let begin = Instant::now();
+        machine.client.list_container_stats(Default::default())?;
+        report.add("ListContainerStats".into(), when, begin.elapsed());
+        let begin = Instant::now();
+        machine
+            .client
+            .list_pod_sandbox_metrics(Default::default())?;
+        report.add("ListPodSandboxMetrics".into(), when, begin.elapsed());
+        report.add("scrape of /metrics".into(), when, scrape(machine)?);
     }
     Ok(())
 }
+
+/// How long Prometheus waits for the daemon's own page.
+fn scrape(machine: &Machine) -> Result<Duration> {
+    let address = METRICS.parse()?;
+    machine.world.enter(|| {
+        let begin = Instant::now();
+        let answer = http::request(address, "GET", "/metrics", &[], b"")?;
+        if answer.status != 200 {
+            bail!("the scrape was answered with {}", answer.status);
+        }
+        Ok(begin.elapsed())
+    })
+}
+
+/// What grows with the number of pods, because it tells of each.
+const LISTS: [&str; 4] = [
+    "ListContainers",
+    "ListContainerStats",
+    "ListPodSandboxMetrics",
+    "scrape of /metrics",
+];
 
 /// Starts idle Wasm pods; the host pids of their containers.
 fn pile_up(machine: &Machine, image: &str, pods: usize) -> Result<Vec<i32>> {
@@ -288,13 +318,12 @@ impl Report {
         self.memory.push((what.into(), bytes));
     }
 
-    /// How much slower each step is on top of all pods than at first. A list is left
-    /// out: it grows with what it lists.
+    /// How much slower each step is on top of all pods than at first, [`LISTS`] aside.
     fn ratios(&mut self) {
         let of = |moment: &str| {
             self.times
                 .iter()
-                .filter(move |(step, when, _)| *when == moment && step != "ListContainers")
+                .filter(move |(step, when, _)| *when == moment && !LISTS.contains(&step.as_str()))
                 .map(|(step, _, samples)| (step.clone(), percentile(samples, 50).as_secs_f64()))
                 .collect::<Vec<_>>()
         };

@@ -149,6 +149,31 @@ fn libraries_come_from_the_pods_other_containers_in_any_kind_of_image() {
     }
 }
 
+/// One meter for all of a composition: the loop is in another component than the command.
+#[test]
+fn fuel_is_counted_in_linked_components() {
+    let machine = Machine::new().unwrap();
+    let whole = image(&["greeter", "words", "tone"]);
+    let name = machine.provide("whole:1", &whole).unwrap();
+    let pod = machine.pod("fuel").unwrap();
+    for (container, whom, fuel, code, reason) in [
+        ("enough", "world", "100000000", 0, "Completed"),
+        ("spins", "for ever", "100000000", 124, "DeadlineExceeded"),
+        ("none", "world", "10", 124, "DeadlineExceeded"),
+    ] {
+        let mut config = plan::container(container, &name);
+        config.args = vec![whom.into()];
+        config
+            .annotations
+            .insert("criw.dev/fuel".into(), fuel.into());
+        let (status, log) = machine.outcome(&pod, config).unwrap();
+        let ended = (status.exit_code, status.reason.as_str());
+        assert_eq!(ended, (code, reason), "{container}: {status:?} {log}");
+        assert_eq!(log.contains(GREETING), code == 0, "{container}: {log}");
+        assert_eq!(log.contains(FROM_LIBRARY), fuel != "10", "{container}");
+    }
+}
+
 #[test]
 fn an_exec_of_a_component_is_linked_too() {
     let machine = Machine::new().unwrap();

@@ -222,7 +222,7 @@ mod tests {
         std::fs::write(other.join("file"), "").unwrap();
         std::os::unix::fs::symlink(&other, top.join("link")).unwrap();
         inside.push(top.join("link"));
-        if let Err(error) = label_layers(&[top.clone()], LABEL) {
+        if let Err(error) = label_layers(std::slice::from_ref(&top), LABEL) {
             eprintln!("skipped: no label can be set here: {error}");
             return;
         }
@@ -236,7 +236,7 @@ mod tests {
         assert!(!has(&other, LABEL) && !has(&other.join("file"), LABEL));
         // What has the label at its top is done.
         std::fs::write(top.join("later"), "").unwrap();
-        label_layers(&[top.clone()], LABEL).unwrap();
+        label_layers(std::slice::from_ref(&top), LABEL).unwrap();
         assert!(!has(&top.join("later"), LABEL));
         relabel(&top, LABEL).unwrap();
         assert!(has(&top.join("later"), LABEL));

@@ -192,3 +192,26 @@ fn an_attached_client_that_is_too_slow_is_left_and_told() {
     let status = text(&slow.all(streams[0]).unwrap());
     assert!(status.contains("fell behind"), "{status}");
 }
+
+#[test]
+fn components_know_their_terminals() {
+    let machine = Machine::new().unwrap();
+    let image = criw_tests::images::wasm("files.component").unwrap();
+    let image = machine.provide("files:1", &image).unwrap();
+    let pod = machine.pod("terminals").unwrap();
+    for (name, tty, stdin, said) in [
+        ("terminal", true, true, "in out err"),
+        ("pipe", false, true, "- - -"),
+        ("plain", false, false, "- - -"),
+    ] {
+        let config = ContainerConfig {
+            tty,
+            stdin,
+            args: vec!["terminals".into()],
+            ..plan::container(name, &image)
+        };
+        let (status, log) = machine.outcome(&pod, config).unwrap();
+        assert_eq!(status.exit_code, 0, "{name}: {log}");
+        assert_eq!(log.trim_end(), said, "{name}");
+    }
+}

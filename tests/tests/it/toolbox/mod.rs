@@ -3,6 +3,7 @@
 mod bounds;
 mod exec;
 mod main_program;
+mod network;
 mod pipelines;
 mod terminal;
 
