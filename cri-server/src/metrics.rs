@@ -4,8 +4,6 @@
 //! Values are whole numbers, so times are whole seconds. A counter that the kernel does not
 //! have is left out. CPUs, memory and disks are counted for a container, networks for its pod.
 
-use std::sync::Arc;
-
 use criw_net::InterfaceCounters;
 use criw_proto::v1 as cri;
 use criw_sandbox::detail::{Detail, disk_name};
@@ -16,6 +14,7 @@ use criw_sandbox::{ContainerState, ContainerView, PodView};
 use crate::daemon::Daemon;
 use crate::error;
 use crate::runtime::now;
+use crate::stats::running_by_pod;
 
 /// Labels of every metric.
 const BASE: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
@@ -306,15 +305,15 @@ impl Metrics {
     }
 }
 
-/// The ready pods with their running containers; what ended meanwhile is left out.
-pub async fn pods(daemon: &Arc<Daemon>) -> Vec<cri::PodSandboxMetrics> {
+/// The ready pods with their running containers; what ended meanwhile is left out. Blocks.
+pub fn pods(daemon: &Daemon) -> Vec<cri::PodSandboxMetrics> {
     let mut all = Vec::new();
-    let containers = daemon.sandboxes.containers();
+    let mut running = running_by_pod(daemon);
     for pod in daemon.sandboxes.pods() {
         if !pod.ready {
             continue;
         }
-        let network = match daemon.sandboxes.pod_stats(&pod.id).await {
+        let network = match daemon.sandboxes.pod_stats(&pod.id) {
             Ok(stats) => of_network(&pod, &stats),
             Err(failure) => {
                 tracing::debug!(pod = %pod.id, error = %error::chain(&failure), "no metrics");
@@ -322,9 +321,8 @@ pub async fn pods(daemon: &Arc<Daemon>) -> Vec<cri::PodSandboxMetrics> {
             }
         };
         let mut of_containers = Vec::new();
-        let running = |it: &&ContainerView| it.sandbox == pod.id && it.state.is_running();
-        for container in containers.iter().filter(running) {
-            match of_container(daemon, &pod, container).await {
+        for container in running.remove(&pod.id).unwrap_or_default() {
+            match of_container(daemon, &pod, &container) {
                 Ok(metrics) => of_containers.push(metrics),
                 Err(failure) => {
                     tracing::debug!(container = %container.id, error = %error::chain(&failure), "no metrics");
@@ -370,13 +368,13 @@ fn of_network(pod: &PodView, stats: &PodStats) -> Vec<cri::Metric> {
     metrics.all
 }
 
-async fn of_container(
-    daemon: &Arc<Daemon>,
+fn of_container(
+    daemon: &Daemon,
     pod: &PodView,
     container: &ContainerView,
 ) -> criw_sandbox::Result<cri::ContainerMetrics> {
-    let stats = daemon.sandboxes.container_stats(&container.id).await?;
-    let (detail, oom_kills, group) = daemon.sandboxes.container_detail(&container.id).await?;
+    let stats = daemon.sandboxes.container_stats(&container.id)?;
+    let (detail, oom_kills, group) = daemon.sandboxes.container_detail(&container.id)?;
     let mut metrics = Metrics {
         base: [
             container.spec.name.clone(),

@@ -23,6 +23,25 @@ const STREAM_CHUNK: usize = 256;
 #[derive(Clone)]
 pub struct Runtime(pub Arc<Daemon>);
 
+impl Runtime {
+    /// Reads numbers on one thread that may block, however many pods there are.
+    async fn reading<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Daemon) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let daemon = self.0.clone();
+        create::blocking(move || read(&daemon)).await
+    }
+
+    async fn stats_of<T: Send + 'static>(
+        &self,
+        read: fn(&Daemon, &Filter) -> Vec<T>,
+        filter: Filter,
+    ) -> Result<Vec<T>, Status> {
+        self.reading(move |daemon| Ok(read(daemon, &filter))).await
+    }
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 type Messages<T> = ReceiverStream<Result<T, Status>>;
 
@@ -448,7 +467,10 @@ impl RuntimeService for Runtime {
     ) -> Answer<cri::ContainerStatsResponse> {
         let container = self.0.container(&request.into_inner().container_id)?;
         ok(cri::ContainerStatsResponse {
-            stats: Some(stats::container(&self.0, &container).await?),
+            stats: Some(
+                self.reading(move |daemon| stats::container(daemon, &container))
+                    .await?,
+            ),
         })
     }
 
@@ -457,7 +479,9 @@ impl RuntimeService for Runtime {
         request: Request<cri::ListContainerStatsRequest>,
     ) -> Answer<cri::ListContainerStatsResponse> {
         ok(cri::ListContainerStatsResponse {
-            stats: stats::containers(&self.0, &request.into_inner().filter.into()).await,
+            stats: self
+                .stats_of(stats::containers, request.into_inner().filter.into())
+                .await?,
         })
     }
 
@@ -467,7 +491,8 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        let stats = stats::containers(&self.0, &request.into_inner().filter.into()).await;
+        let filter = request.into_inner().filter.into();
+        let stats = self.stats_of(stats::containers, filter).await?;
         in_chunks(stats, |container_stats| cri::StreamContainerStatsResponse {
             container_stats,
         })
@@ -485,7 +510,7 @@ impl RuntimeService for Runtime {
             )));
         }
         ok(cri::PodSandboxStatsResponse {
-            stats: Some(stats::pod(&self.0, &pod).await?),
+            stats: Some(self.reading(move |daemon| stats::pod(daemon, &pod)).await?),
         })
     }
 
@@ -494,7 +519,9 @@ impl RuntimeService for Runtime {
         request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Answer<cri::ListPodSandboxStatsResponse> {
         ok(cri::ListPodSandboxStatsResponse {
-            stats: stats::pods(&self.0, &request.into_inner().filter.into()).await,
+            stats: self
+                .stats_of(stats::pods, request.into_inner().filter.into())
+                .await?,
         })
     }
 
@@ -504,7 +531,8 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<cri::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        let stats = stats::pods(&self.0, &request.into_inner().filter.into()).await;
+        let filter = request.into_inner().filter.into();
+        let stats = self.stats_of(stats::pods, filter).await?;
         in_chunks(stats, |pod_sandbox_stats| {
             cri::StreamPodSandboxStatsResponse { pod_sandbox_stats }
         })
@@ -533,7 +561,7 @@ impl RuntimeService for Runtime {
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
         ok(cri::ListPodSandboxMetricsResponse {
-            pod_metrics: metrics::pods(&self.0).await,
+            pod_metrics: self.reading(|daemon| Ok(metrics::pods(daemon))).await?,
         })
     }
 
@@ -543,7 +571,7 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        let metrics = metrics::pods(&self.0).await;
+        let metrics = self.reading(|daemon| Ok(metrics::pods(daemon))).await?;
         in_chunks(metrics, |pod_sandbox_metrics| {
             cri::StreamPodSandboxMetricsResponse {
                 pod_sandbox_metrics,

@@ -1,13 +1,13 @@
 //! Numbers of pods and containers, and the messages that carry them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use criw_net::InterfaceCounters;
 use criw_proto::v1 as cri;
 use criw_sandbox::detail::{Pressure, Pressures, Wait};
 use criw_sandbox::host::cgroup::CgroupUsage;
 use criw_sandbox::stats::{ContainerStats, PodStats};
-use criw_sandbox::{ContainerView, PodView};
+use criw_sandbox::{ContainerView, PodView, SandboxId};
 use tonic::Status;
 
 use crate::convert::status::{Filter, container_metadata, labels_map, pod_metadata};
@@ -17,15 +17,18 @@ use crate::error;
 /// The interface whose numbers are a pod's own.
 const DEFAULT_INTERFACE: &str = "eth0";
 
-/// One container; an error when it does not run.
-pub async fn container(
-    daemon: &Arc<Daemon>,
+/// One container; an error when it does not run. Blocks, as all of these do.
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every RPC answers with"
+)]
+pub fn container(
+    daemon: &Daemon,
     container: &ContainerView,
 ) -> Result<cri::ContainerStats, Status> {
     let stats = daemon
         .sandboxes
         .container_stats(&container.id)
-        .await
         .map_err(|e| error::sandbox(&e))?;
     Ok(container_message(
         container,
@@ -35,42 +38,72 @@ pub async fn container(
 }
 
 /// The running containers that fit; one that ended meanwhile is left out.
-pub async fn containers(daemon: &Arc<Daemon>, filter: &Filter) -> Vec<cri::ContainerStats> {
-    let mut all = Vec::new();
-    for view in daemon.sandboxes.containers() {
-        if view.state.is_running() && filter.fits_container(&view) {
-            match container(daemon, &view).await {
-                Ok(stats) => all.push(stats),
-                Err(status) => {
-                    tracing::debug!(container = %view.id, error = %status.message(), "no stats");
-                }
+pub fn containers(daemon: &Daemon, filter: &Filter) -> Vec<cri::ContainerStats> {
+    let views = daemon.sandboxes.containers();
+    let fit = |view: &&ContainerView| view.state.is_running() && filter.fits_container(view);
+    all_of(daemon, views.iter().filter(fit))
+}
+
+fn all_of<'a>(
+    daemon: &Daemon,
+    views: impl Iterator<Item = &'a ContainerView>,
+) -> Vec<cri::ContainerStats> {
+    views
+        .filter_map(|view| match container(daemon, view) {
+            Ok(stats) => Some(stats),
+            Err(status) => {
+                tracing::debug!(container = %view.id, error = %status.message(), "no stats");
+                None
             }
+        })
+        .collect()
+}
+
+/// The running containers of each pod.
+pub fn running_by_pod(daemon: &Daemon) -> HashMap<SandboxId, Vec<ContainerView>> {
+    let mut all: HashMap<_, Vec<_>> = HashMap::new();
+    for view in daemon.sandboxes.containers() {
+        if view.state.is_running() {
+            all.entry(view.sandbox.clone()).or_default().push(view);
         }
     }
     all
 }
 
 /// One pod with its running containers.
-pub async fn pod(daemon: &Arc<Daemon>, pod: &PodView) -> Result<cri::PodSandboxStats, Status> {
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every RPC answers with"
+)]
+pub fn pod(daemon: &Daemon, pod: &PodView) -> Result<cri::PodSandboxStats, Status> {
+    let running = running_by_pod(daemon).remove(&pod.id).unwrap_or_default();
+    with_containers(daemon, pod, &running)
+}
+
+#[allow(
+    clippy::result_large_err,
+    reason = "a status is what every RPC answers with"
+)]
+fn with_containers(
+    daemon: &Daemon,
+    pod: &PodView,
+    running: &[ContainerView],
+) -> Result<cri::PodSandboxStats, Status> {
     let stats = daemon
         .sandboxes
         .pod_stats(&pod.id)
-        .await
         .map_err(|e| error::sandbox(&e))?;
-    let own = Filter {
-        pod: pod.id.to_string(),
-        ..Filter::default()
-    };
-    let containers = containers(daemon, &own).await;
-    Ok(pod_message(pod, &stats, containers))
+    Ok(pod_message(pod, &stats, all_of(daemon, running.iter())))
 }
 
 /// The ready pods that fit; one that ended meanwhile is left out.
-pub async fn pods(daemon: &Arc<Daemon>, filter: &Filter) -> Vec<cri::PodSandboxStats> {
+pub fn pods(daemon: &Daemon, filter: &Filter) -> Vec<cri::PodSandboxStats> {
     let mut all = Vec::new();
+    let mut running = running_by_pod(daemon);
     for view in daemon.sandboxes.pods() {
         if view.ready && filter.fits_pod(&view) {
-            match pod(daemon, &view).await {
+            let running = running.remove(&view.id).unwrap_or_default();
+            match with_containers(daemon, &view, &running) {
                 Ok(stats) => all.push(stats),
                 Err(status) => {
                     tracing::debug!(pod = %view.id, error = %status.message(), "no stats");

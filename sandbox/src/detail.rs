@@ -160,8 +160,15 @@ pub fn read(dirs: &[PathBuf]) -> Result<Detail> {
 
 /// Reads the pressure files of a group.
 pub fn pressures(dirs: &[PathBuf]) -> Pressures {
-    let group = Group(dirs);
-    let one = |name| group.text(name).as_deref().and_then(pressure);
+    // Only the v2 tree has them, and it comes last.
+    let one = |name| {
+        let read = |dir: &PathBuf| std::fs::read_to_string(dir.join(name)).ok();
+        dirs.iter()
+            .rev()
+            .find_map(read)
+            .as_deref()
+            .and_then(pressure)
+    };
     Pressures {
         cpu: one("cpu.pressure"),
         memory: one("memory.pressure"),
@@ -172,16 +179,27 @@ pub fn pressures(dirs: &[PathBuf]) -> Pressures {
 struct Group<'a>(&'a [PathBuf]);
 
 impl Group<'_> {
-    /// The first of the directories that has the file.
+    /// The first of the directories that has the file: that of the controller that it is
+    /// named for, if one is, so that the others are not asked in vain.
     fn text(&self, name: &str) -> Option<String> {
         let read = |dir: &PathBuf| std::fs::read_to_string(dir.join(name)).ok();
-        self.0.iter().find_map(read)
+        let controller = name.split('.').next().unwrap_or_default();
+        let own = self.0.iter().find(|dir| is_of(dir, controller));
+        own.and_then(read).or_else(|| self.0.iter().find_map(read))
     }
 
     /// `None` also for `max`.
     fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.trim().parse().ok()
     }
+}
+
+/// Whether a directory lies in the hierarchy of a controller: `/sys/fs/cgroup/cpu,cpuacct/...`.
+fn is_of(dir: &Path, controller: &str) -> bool {
+    dir.iter()
+        .nth(4)
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.split(',').any(|one| one == controller))
 }
 
 /// The number behind a word at the beginning of a line; 0 without one.

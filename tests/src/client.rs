@@ -76,6 +76,7 @@ calls! {
     pods: pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
     pods: list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
     pods: list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
+    pods: list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
     pods: list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
     images: list_images(ListImagesRequest) -> ListImagesResponse;
     images: image_status(ImageStatusRequest) -> ImageStatusResponse;
