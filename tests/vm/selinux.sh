@@ -75,6 +75,14 @@ pods_differ() {
     [ "$(label "$(pid "$made")")" != "$(label_of linux)" ] || { echo "both have $(label_of linux)"; return 1; }
     crictl rmp -f "$id"
 }
+# The pod's label is in its record: a container that comes later has it too, and its log and
+# commands go on.
+a_restart_changes_nothing() {
+    systemctl restart criw && until_true answers && container later wasm $MEMORY /idle.wasm && run later || return
+    is "$(label_of later)" "$(label_of linux)" &&
+        until_true grep -q ready "$dir/logs/$driver-main/later.log" &&
+        crictl exec --sync "$(the later)" ls / | grep -q idle.wasm && crictl rm -f "$(the later)"
+}
 # With labels everything of a container's own has to work as without.
 own_things_work() {
     crictl exec --sync "$(the linux)" sh -ec 'touch /foo /dev/shm/x /etc/hosts; cat /etc/hosts /etc/hostname /etc/resolv.conf
@@ -165,6 +173,7 @@ check run_pod run_pod
 check pod_is_labelled pod_is_labelled
 check pod_shares_its_label pod_shares_its_label
 check pods_differ pods_differ
+check a_restart_changes_nothing a_restart_changes_nothing
 check own_things_work own_things_work
 check mounts_have_the_label mounts_have_the_label
 check asked_label_is_had asked_label_is_had

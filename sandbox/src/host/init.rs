@@ -59,9 +59,9 @@ pub fn start(
     let binary = open(program, OFlags::PATH)?;
     let null = open(Path::new("/dev/null"), OFlags::RDWR)?;
     let cgroups = Cgroups::open(cgroup_dirs).context(|| format!("start {}", program.display()))?;
-    let proc = template::open_proc()?;
-    let label = label.map(|label| Label {
-        text: label,
+    let proc = label.map(|_| template::open_proc()).transpose()?;
+    let label = label.zip(proc.as_ref()).map(|(text, proc)| Label {
+        text,
         proc: proc.as_fd(),
     });
     let (pid, pidfd) = on_fresh_thread(|| {

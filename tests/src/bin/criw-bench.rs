@@ -200,26 +200,26 @@ fn reads(machine: &Machine, rounds: usize, when: &'static str, report: &mut Repo
     };
     let client = &machine.client;
     time("Status", &|| {
-        timed(|| Ok(drop(client.status(StatusRequest::default())?)))
+        timed(|| client.status(StatusRequest::default()))
     })?;
-    time("ListContainers", &|| {
-        timed(|| Ok(drop(machine.containers()?)))
-    })?;
+    time("ListContainers", &|| timed(|| machine.containers()))?;
     time("ListContainerStats", &|| {
-        timed(|| Ok(drop(client.list_container_stats(Default::default())?)))
+        timed(|| client.list_container_stats(Default::default()))
     })?;
     time("ListPodSandboxStats", &|| {
-        timed(|| Ok(drop(client.list_pod_sandbox_stats(Default::default())?)))
+        timed(|| client.list_pod_sandbox_stats(Default::default()))
     })?;
     time("ListPodSandboxMetrics", &|| {
-        timed(|| Ok(drop(client.list_pod_sandbox_metrics(Default::default())?)))
+        timed(|| client.list_pod_sandbox_metrics(Default::default()))
     })?;
     time("scrape of /metrics", &|| scrape(machine))
 }
 
-fn timed(call: impl FnOnce() -> Result<()>) -> Result<Duration> {
+fn timed<T, E: Into<anyhow::Error>>(
+    call: impl FnOnce() -> std::result::Result<T, E>,
+) -> Result<Duration> {
     let begin = Instant::now();
-    call()?;
+    call().map_err(Into::into)?;
     Ok(begin.elapsed())
 }
 

@@ -70,7 +70,7 @@ pub fn label_shared(file: &File, label: &str) -> Result<()> {
 /// As [`label_file`].
 pub fn label_layers(layers: &[PathBuf], label: &str) -> Result<()> {
     for layer in layers {
-        if has(layer, label) {
+        if has(layer, label) || !takes_labels(layer) {
             continue;
         }
         label_tree(layer, label)?;
@@ -99,6 +99,18 @@ pub fn relabel(path: &Path, label: &str) -> Result<()> {
 
 fn failed(path: &Path, label: &str) -> String {
     format!("give {} the SELinux label {label}", path.display())
+}
+
+/// Whether the file system of a file keeps labels, tried with the one that it has. Else each
+/// container would walk the layers in vain.
+fn takes_labels(path: &Path) -> bool {
+    let mut value = [0_u8; LONGEST];
+    let Ok(n) = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value) else {
+        // It has none yet.
+        return true;
+    };
+    let again = rustix::fs::lsetxattr(path, ATTRIBUTE, &value[..n], XattrFlags::empty());
+    again != Err(Errno::OPNOTSUPP)
 }
 
 fn has(path: &Path, label: &str) -> bool {
