@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::host::cgroup::Directory;
 
 /// Counters of one container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -123,7 +124,7 @@ pub struct Pressures {
 ///
 /// # Errors
 /// `NotFound` when it is gone.
-pub fn read(dirs: &[PathBuf]) -> Result<Detail> {
+pub fn read(dirs: &[Directory]) -> Result<Detail> {
     let group = Group(dirs);
     let procs = group
         .text("cgroup.procs")
@@ -176,15 +177,16 @@ pub fn pressures(dirs: &[PathBuf]) -> Pressures {
     }
 }
 
-struct Group<'a>(&'a [PathBuf]);
+struct Group<'a>(&'a [Directory]);
 
 impl Group<'_> {
-    /// The first of the directories that has the file: that of the controller that it is
-    /// named for, if one is, so that the others are not asked in vain.
+    /// The file in the hierarchy of the controller that it is named for, if that is there,
+    /// else in the first that has it.
     fn text(&self, name: &str) -> Option<String> {
-        let read = |dir: &PathBuf| std::fs::read_to_string(dir.join(name)).ok();
+        let read = |dir: &Directory| std::fs::read_to_string(dir.path.join(name)).ok();
         let controller = name.split('.').next().unwrap_or_default();
-        let own = self.0.iter().find(|dir| is_of(dir, controller));
+        let is_own = |dir: &&Directory| dir.controllers.iter().any(|one| one == controller);
+        let own = self.0.iter().find(is_own);
         own.and_then(read).or_else(|| self.0.iter().find_map(read))
     }
 
@@ -192,14 +194,6 @@ impl Group<'_> {
     fn number(&self, name: &str) -> Option<u64> {
         self.text(name)?.trim().parse().ok()
     }
-}
-
-/// Whether a directory lies in the hierarchy of a controller: `/sys/fs/cgroup/cpu,cpuacct/...`.
-fn is_of(dir: &Path, controller: &str) -> bool {
-    dir.iter()
-        .nth(4)
-        .and_then(|name| name.to_str())
-        .is_some_and(|name| name.split(',').any(|one| one == controller))
 }
 
 /// The number behind a word at the beginning of a line; 0 without one.
@@ -245,10 +239,7 @@ fn read_v1(group: &Group<'_>, detail: &mut Detail) {
     detail.cpu_usage_ns = number("cpuacct.usage");
     detail.cpu_user_ns = number("cpuacct.usage_user");
     detail.cpu_system_ns = number("cpuacct.usage_sys");
-    // The v2 tree of a hybrid has a file of this name too, about all CPU time.
-    let cpu = group.0.iter().filter(|dir| dir.join("cpu.shares").exists());
-    let cpu = Group(&cpu.cloned().collect::<Vec<_>>()).text("cpu.stat");
-    let cpu = cpu.unwrap_or_default();
+    let cpu = group.text("cpu.stat").unwrap_or_default();
     detail.periods = keyed(&cpu, "nr_periods");
     detail.throttled_periods = keyed(&cpu, "nr_throttled");
     detail.throttled_ns = keyed(&cpu, "throttled_time");
@@ -373,13 +364,19 @@ pub fn disk_name(major: u32, minor: u32) -> String {
 mod tests {
     use super::*;
 
-    fn group(files: &[(&str, &str)]) -> (tempfile::TempDir, Vec<PathBuf>) {
+    /// A directory is named for its controller, but for the v2 tree.
+    fn group(files: &[(&str, &str)]) -> (tempfile::TempDir, Vec<Directory>) {
         let root = tempfile::tempdir().unwrap();
         let mut dirs = Vec::new();
         for (name, text) in files {
             let path = root.path().join(name);
-            let dir = path.parent().unwrap().to_owned();
-            std::fs::create_dir_all(&dir).unwrap();
+            let controller = name.split_once('/').map(|(controller, _)| controller);
+            let controller = controller.filter(|name| *name != "unified");
+            let dir = Directory {
+                path: path.parent().unwrap().to_owned(),
+                controllers: controller.into_iter().map(str::to_owned).collect(),
+            };
+            std::fs::create_dir_all(&dir.path).unwrap();
             std::fs::write(path, text).unwrap();
             if !dirs.contains(&dir) {
                 dirs.push(dir);
@@ -486,9 +483,13 @@ mod tests {
                 let (names, path) = (parts.next()?, parts.next()?);
                 let roots = [names, names.trim_start_matches("name="), "unified", "."];
                 let found = roots.map(|root| top.join(root).join(path.trim_start_matches('/')));
-                found
+                let found = found
                     .into_iter()
-                    .find(|dir| dir.join("cgroup.procs").exists())
+                    .find(|dir| dir.join("cgroup.procs").exists());
+                found.map(|path| Directory {
+                    path,
+                    controllers: names.split(',').map(str::to_owned).collect(),
+                })
             })
             .collect();
         let detail = read(&dirs).unwrap();

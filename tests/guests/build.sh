@@ -30,7 +30,7 @@ for source in "$here"/components/*.c; do
     name=$(basename "$source" .c)
     wasm=$out/$name.component.wasm
     if [ -f "$wasm" ] && [ "$wasm" -nt "$source" ] && [ "$wasm" -nt "$here/components/wasi.h" ] &&
-        [ "$wasm" -nt "$here/components/services.h" ] && [ "$wasm" -nt "$here/components/wasi3.h" ] && [ "$wasm" -nt "$here/components/guests.wit" ] && [ "$wasm" -nt "$0" ]; then
+        [ "$wasm" -nt "$here/components/services.h" ] && [ "$wasm" -nt "$here/components/files.h" ] && [ "$wasm" -nt "$here/components/wasi3.h" ] && [ "$wasm" -nt "$here/components/guests.wit" ] && [ "$wasm" -nt "$0" ]; then
         continue
     fi
     case $name in

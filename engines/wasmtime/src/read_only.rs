@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfs, StatVfsMountFlags};
 
 use crate::sockets::Errno;
 
@@ -24,26 +24,29 @@ pub(crate) fn errno(told: i32, path: &[u8]) -> i32 {
 /// Whether what is there, or the directory that it would be in, is on a read-only mount.
 fn is_read_only(path: &[u8]) -> bool {
     let path = Path::new("/").join(OsStr::from_bytes(path));
-    [Some(path.as_path()), path.parent()]
-        .into_iter()
-        .flatten()
-        .find_map(|path| rustix::fs::statvfs(path).ok())
-        .is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+    let places = [Some(path.as_path()), path.parent()];
+    first_is_read_only(&places, |path| rustix::fs::statvfs(path))
 }
 
 /// As [`is_read_only`], for a path below an open directory.
 fn is_read_only_at(directory: &File, path: &str) -> bool {
     let path = Path::new(path);
-    [Some(path), path.parent(), Some(Path::new("."))]
-        .into_iter()
-        .flatten()
-        .find_map(|path| {
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let below = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-            let place = rustix::fs::openat2(directory, path, flags, Mode::empty(), below).ok()?;
-            rustix::fs::fstatvfs(place).ok()
-        })
-        .is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+    let places = [Some(path), path.parent(), Some(Path::new("."))];
+    first_is_read_only(&places, |path| {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let below = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let place = rustix::fs::openat2(directory, path, flags, Mode::empty(), below)?;
+        rustix::fs::fstatvfs(place)
+    })
+}
+
+/// Of the first of the places that is there.
+fn first_is_read_only(
+    places: &[Option<&Path>],
+    look: impl Fn(&Path) -> rustix::io::Result<StatVfs>,
+) -> bool {
+    let found = places.iter().flatten().find_map(|path| look(path).ok());
+    found.is_some_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@ const TYPE: &str = "container_t";
 const PRIVILEGED_TYPE: &str = "spc_t";
 const FILES: &str = "system_u:object_r:container_file_t";
 
-/// Without its categories, files of this label are readable by all pods, and written by none.
-pub const LAYERS: &str = "system_u:object_r:container_ro_file_t:s0";
+/// Without categories, files of this label are readable by all pods, and written by none.
+const LAYERS: &str = "system_u:object_r:container_ro_file_t";
 
 /// Categories that policies have, from 0 on.
 const CATEGORIES: u16 = 1024;
@@ -110,9 +110,9 @@ impl Policy {
         if !self.on {
             return Ok(None);
         }
-        let level = match asked.map(|asked| asked.level.as_str()).unwrap_or_default() {
-            "" => free_level(taken)?,
-            level => level.to_owned(),
+        let level = match asked_level(asked) {
+            Some(level) => level.to_owned(),
+            None => free_level(taken)?,
         };
         self.labels(asked, privileged, &level)
     }
@@ -133,16 +133,13 @@ impl Policy {
             return Ok(None);
         }
         let asked = asked.or(pod_asked);
-        let level = match asked.map(|asked| asked.level.as_str()).unwrap_or_default() {
-            "" => pod.map_or("s0", |pod| level_of(&pod.files)),
-            level => level,
-        };
-        self.labels(asked, privileged, level)
+        let level = asked_level(asked).or_else(|| pod.map(|pod| level_of(&pod.files)));
+        self.labels(asked, privileged, level.unwrap_or("s0"))
     }
 
     /// The label of the files of a layer.
     pub fn layers(&self) -> String {
-        self.with_level(LAYERS.trim_end_matches(":s0"), "s0")
+        self.with_level(LAYERS, "s0")
     }
 
     /// What the small file system of shims and inits is labelled with, if the policy knows it.
@@ -222,6 +219,12 @@ impl Policy {
 
 fn or<'a>(value: &'a str, default: &'a str) -> &'a str {
     if value.is_empty() { default } else { value }
+}
+
+fn asked_level(asked: Option<&SelinuxOptions>) -> Option<&str> {
+    asked
+        .map(|asked| asked.level.as_str())
+        .filter(|level| !level.is_empty())
 }
 
 /// The level of a label, `s0` if it has none.

@@ -439,10 +439,10 @@ impl Inner {
         fds.push((FdRole::Spec, config.into()));
         let exit_file = super::exit::exit_file(&self.config.root, container.id.as_str());
         let exit_record = new_file(&exit_file)?;
-        self.label_for_shim(container, &exit_file, code.as_ref())?;
+        self.label_for_shim(container, &exit_file, code.as_ref(), label)?;
         fds.push((FdRole::ExitRecord, exit_record.into()));
         if let Some(path) = &record.log_path {
-            fds.push((FdRole::Log, self.open_log(container, path)?.into()));
+            fds.push((FdRole::Log, self.open_log(container, path, label)?.into()));
         }
         if let Some(code) = code {
             fds.push((FdRole::Code, code.into()));

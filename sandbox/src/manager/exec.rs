@@ -338,7 +338,8 @@ impl Inner {
         let spec_file = super::containers::write_spec(&spec_path, &spec)?;
         let exit_file = directory.join("exit.json");
         let exit_record = super::containers::new_file(&exit_file)?;
-        self.label_for_shim(container, &exit_file, exec.code.as_ref())?;
+        let label = self.shim_label(container)?;
+        self.label_for_shim(container, &exit_file, exec.code.as_ref(), label.as_deref())?;
         let (guest_ends, ends) =
             super::streams::pipes(exec.streams).map_err(|e| Error::node(what("make pipes"), e))?;
         let listener =

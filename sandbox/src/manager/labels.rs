@@ -79,10 +79,22 @@ impl Inner {
         Ok(())
     }
 
+    /// The label of what the shim of a container, which runs, may write to.
+    pub(super) fn shim_label(&self, container: &Container) -> Result<Option<String>> {
+        let pod = self.pod(&container.sandbox)?;
+        let labels = self.labels_of(container, &pod)?;
+        Ok(labels.map(|labels| labels.files))
+    }
+
     /// Opens a container's log for appending, so that its shim can write to it.
-    pub(super) fn open_log(&self, container: &Container, path: &Path) -> Result<File> {
+    pub(super) fn open_log(
+        &self,
+        container: &Container,
+        path: &Path,
+        label: Option<&str>,
+    ) -> Result<File> {
         let log = super::stop::open_log(path)?;
-        self.label_for_shim(container, path, None)?;
+        self.label_for_shim(container, path, None, label)?;
         Ok(log)
     }
 
@@ -94,15 +106,12 @@ impl Inner {
         container: &Container,
         written: &Path,
         code: Option<&File>,
+        label: Option<&str>,
     ) -> Result<()> {
-        if !container.is_wasm() {
-            return Ok(());
-        }
-        let pod = self.pod(&container.sandbox)?;
-        let Some(labels) = self.labels_of(container, &pod)? else {
+        let Some(label) = label.filter(|_| container.is_wasm()) else {
             return Ok(());
         };
-        selinux::label_file(written, &labels.files)?;
+        selinux::label_file(written, label)?;
         match code {
             Some(code) => selinux::label_shared(code, &self.host.selinux.layers()),
             None => Ok(()),

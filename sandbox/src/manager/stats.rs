@@ -35,7 +35,7 @@ impl Sandboxes {
     pub fn container_detail(&self, id: &ContainerId) -> Result<(Detail, u64, String)> {
         let container = self.running(id)?;
         let leaf = self.inner.leaf(&container.record().leaf)?;
-        let detail = detail::read(&leaf.dirs())?;
+        let detail = detail::read(&leaf.directories())?;
         Ok((detail, leaf.oom_kills()?, leaf.path().to_owned()))
     }
 

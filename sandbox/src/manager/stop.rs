@@ -220,7 +220,7 @@ impl Inner {
         let Some(path) = container.record().log_path.clone() else {
             return Ok(());
         };
-        let log = self.open_log(container, &path)?;
+        let log = self.open_log(container, &path, self.shim_label(container)?.as_deref())?;
         let request = Request::ReopenLog {
             fds: vec![FdRole::Log],
         };

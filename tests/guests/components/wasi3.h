@@ -21,10 +21,6 @@ IMPORT("wasi:keyvalue/atomics@0.2.0-draft", "increment") void kv_add(handle, con
 #define FILES "wasi:filesystem/types@0.3.0"
 IMPORT("wasi:filesystem/preopens@0.3.0", "get-directories") void directories(void *);
 IMPORT(FILES, "[method]descriptor.open-at") void open_at(handle, int32_t, const char *, uint32_t, int32_t, int32_t, void *);
-IMPORT(FILES, "[method]descriptor.create-directory-at") void mkdir_at(handle, const char *, uint32_t, void *);
-IMPORT(FILES, "[method]descriptor.remove-directory-at") void rmdir_at(handle, const char *, uint32_t, void *);
-IMPORT(FILES, "[method]descriptor.unlink-file-at") void unlink_at(handle, const char *, uint32_t, void *);
-IMPORT(FILES, "[method]descriptor.rename-at") void rename_at(handle, const char *, uint32_t, handle, const char *, uint32_t, void *);
 
 #define STDOUT "wasi:cli/stdout@0.3.0"
 IMPORT(STDOUT, "write-via-stream") handle stdout_start(handle);

@@ -46,16 +46,16 @@ impl Text {
 
     /// What is left, as a pipe. It is small enough to lie in one that nobody reads yet.
     fn reader(&mut self) -> Result<Handle, Errno> {
-        if let Text::Held(text, at) = self {
-            let (reader, writer) = host::pipe()?;
-            let (reader, writer) = (Owned(reader), Owned(writer));
-            host::write_all(writer.0, &text[*at..])?;
-            *self = Text::Piped(reader);
-        }
-        match self {
-            Text::Piped(reader) => Ok(reader.0),
-            Text::Held(..) => Err(Errno(8)),
-        }
+        let (text, at) = match self {
+            Text::Piped(reader) => return Ok(reader.0),
+            Text::Held(text, at) => (text, at),
+        };
+        let (reader, writer) = host::pipe()?;
+        let (reader, writer) = (Owned(reader), Owned(writer));
+        host::write_all(writer.0, &text[*at..])?;
+        let handle = reader.0;
+        *self = Text::Piped(reader);
+        Ok(handle)
     }
 }
 

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 
 use super::write::{self, Before, Undo, Write};
 use super::{
-    CgroupUsage, Cgroups, Holder, LeafId, Version, below, holder, properties, systemd, v1, v2,
+    CgroupUsage, Cgroups, Directory, Holder, LeafId, Version, below, holder, properties, systemd,
+    v1, v2,
 };
 use crate::error::{Error, Result};
 use crate::host::Context as _;
@@ -65,6 +66,19 @@ impl Leaf {
     pub fn dirs(&self) -> Vec<PathBuf> {
         let roots = self.cgroups.roots();
         roots.map(|root| below(root, &self.path)).collect()
+    }
+
+    /// The same with the controllers of each; the v2 tree, which comes last, names none.
+    pub fn directories(&self) -> Vec<Directory> {
+        let v1 = self.cgroups.layout.v1.iter().map(|hierarchy| Directory {
+            path: below(&hierarchy.root, &self.path),
+            controllers: hierarchy.controllers.clone(),
+        });
+        let v2 = self.cgroups.layout.v2.iter().map(|root| Directory {
+            path: below(root, &self.path),
+            controllers: Vec::new(),
+        });
+        v1.chain(v2).collect()
     }
 
     /// Makes it in every hierarchy, parents included, and applies `resources`. A scope lives

@@ -76,6 +76,15 @@ struct Hierarchy {
     controllers: Vec<String>,
 }
 
+/// A leaf in one hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What the hierarchy controls, by the names of v1.
+    pub controllers: Vec<String>,
+}
+
 /// Which leaf, as records keep it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafId {

@@ -42,10 +42,7 @@ const SHARED: [&str; 6] = [
 /// # Errors
 /// `Node` with what could not be labelled.
 pub fn label_file(path: &Path, label: &str) -> Result<()> {
-    match rustix::fs::lsetxattr(path, ATTRIBUTE, label.as_bytes(), XattrFlags::empty()) {
-        Err(Errno::OPNOTSUPP) => Ok(()),
-        other => other.context(|| failed(path, label)),
-    }
+    set(path, label).context(|| failed(path, label))
 }
 
 /// Labels an open file that containers share, if it has another label.
@@ -94,6 +91,14 @@ pub fn relabel(path: &Path, label: &str) -> Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => label_tree(path, label),
         _ => Ok(()),
+    }
+}
+
+/// A file system that has no labels is fine.
+fn set(path: &Path, label: &str) -> rustix::io::Result<()> {
+    match rustix::fs::lsetxattr(path, ATTRIBUTE, label.as_bytes(), XattrFlags::empty()) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        other => other,
     }
 }
 
@@ -149,14 +154,10 @@ fn label_tree(top: &Path, label: &str) -> Result<()> {
             let place = Path::new("/proc/self/fd")
                 .join(directory.as_raw_fd().to_string())
                 .join(&name);
-            let set =
-                rustix::fs::lsetxattr(&place, ATTRIBUTE, label.as_bytes(), XattrFlags::empty());
-            match set {
-                Ok(()) | Err(Errno::NOENT | Errno::OPNOTSUPP) => {}
-                Err(error) => {
-                    let what = failed(&top.join(&child), label);
-                    return Err(Error::node(what, std::io::Error::from(error)));
-                }
+            match set(&place, label) {
+                // Removed meanwhile.
+                Err(Errno::NOENT) => {}
+                other => other.context(|| failed(&top.join(&child), label))?,
             }
             if matches!(kind, FileType::Directory | FileType::Unknown) {
                 waiting.push(child);
